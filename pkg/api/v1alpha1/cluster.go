@@ -1,0 +1,123 @@
+package v1alpha1
+
+// Cluster is one Kubernetes cluster as it should be.
+type Cluster struct {
+	// Version of this format: kocli.io/v1alpha1.
+	APIVersion string `json:"apiVersion" jsonschema:"enum=kocli.io/v1alpha1"`
+	// Kind of this document: Cluster.
+	Kind string `json:"kind" jsonschema:"enum=Cluster"`
+	// What the cluster is called.
+	Metadata Metadata `json:"metadata"`
+	// What the cluster should be.
+	Spec ClusterSpec `json:"spec"`
+}
+
+// Metadata names the cluster.
+type Metadata struct {
+	// Name of the cluster, a DNS label such as "prod-1". It names the local
+	// state directory, the kubeconfig context and kubeadm's clusterName, and
+	// cannot be changed later.
+	Name string `json:"name"`
+}
+
+// ClusterSpec is what the cluster should be.
+type ClusterSpec struct {
+	// The version of Kubernetes and the configuration of its components.
+	Kubernetes Kubernetes `json:"kubernetes"`
+	// Address ranges, CNI, kube-proxy and cluster DNS.
+	Network Network `json:"network,omitempty,omitzero"`
+	// How the API servers are reached.
+	ControlPlane ControlPlane `json:"controlPlane,omitempty,omitzero"`
+	// How kocli logs in to the hosts. Each host may override parts of it.
+	SSH SSH `json:"ssh,omitempty,omitzero"`
+	// The container runtime.
+	Runtime Runtime `json:"runtime,omitempty,omitzero"`
+	// The machines of the cluster. The first control plane in this list is
+	// where a new cluster starts.
+	Hosts []Host `json:"hosts" jsonschema:"minItems=1"`
+	// Checks that are made before anything is changed.
+	Preflight Preflight `json:"preflight,omitempty,omitzero"`
+	// What kocli may change in the operating system of the hosts.
+	OS OS `json:"os,omitempty,omitzero"`
+
+	// Reserved for persistent storage. Not supported by this version yet.
+	Storage Object `json:"storage,omitempty"`
+	// Reserved for a registry in the cluster (Harbor). Not supported by this version yet.
+	Registry Object `json:"registry,omitempty"`
+	// Reserved for cluster services such as ingress and monitoring. Not supported by this version yet.
+	Addons Object `json:"addons,omitempty"`
+	// Reserved for scheduled backups. Not supported by this version yet.
+	Backup Object `json:"backup,omitempty"`
+	// Reserved for creating the machines first (vSphere, OpenStack, FusionCompute). Not supported by this version yet.
+	Provider Object `json:"provider,omitempty"`
+}
+
+// Host is one machine of the cluster, bare metal or virtual. Its architecture
+// and operating system are found out, not declared.
+type Host struct {
+	// Name of the node in Kubernetes, a lower case DNS name. Unique in the cluster.
+	Name string `json:"name"`
+	// Address that kocli connects to with SSH: an IP address or a DNS name.
+	Address string `json:"address"`
+	// IP address that the nodes use among themselves. Default: address, which
+	// then has to be an IP address.
+	PrivateAddress string `json:"privateAddress,omitempty"`
+	// What the host does: control-plane, worker, or both. A host with both
+	// runs ordinary pods beside the control plane. Default: worker.
+	Roles []Role `json:"roles,omitempty"`
+	// Labels of the node. Removing one here removes it from the node.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Taints of the node, beside those that its roles bring.
+	Taints []Taint `json:"taints,omitempty"`
+	// Differences from spec.ssh for this host. What is absent is inherited.
+	SSH *SSH `json:"ssh,omitempty"`
+	// Fields of KubeletConfiguration (kubelet.config.k8s.io/v1beta1) for this
+	// host, merged over spec.kubernetes.overrides.kubelet.
+	Kubelet Object `json:"kubelet,omitempty"`
+}
+
+// Role is what a host does in the cluster.
+type Role string
+
+// The roles of a host.
+const (
+	RoleControlPlane Role = "control-plane"
+	RoleWorker       Role = "worker"
+)
+
+// Taint keeps pods that do not tolerate it off a node.
+type Taint struct {
+	// Key, as in "dedicated".
+	Key string `json:"key"`
+	// Value, may be empty.
+	Value string `json:"value,omitempty"`
+	// Effect on pods that do not tolerate the taint.
+	Effect string `json:"effect" jsonschema:"enum=NoSchedule,enum=PreferNoSchedule,enum=NoExecute"`
+}
+
+// Preflight tunes the checks that are made before anything is changed.
+type Preflight struct {
+	// Names of checks whose errors are reported as warnings, as
+	// `kocli preflight` prints them, for example "memory".
+	Ignore []string `json:"ignore,omitempty"`
+}
+
+// OS says what kocli may change in the operating system of the hosts.
+type OS struct {
+	// Keep a marked block in /etc/hosts that names all nodes, so that they
+	// resolve each other without a DNS server. Default: true.
+	ManageHosts *bool `json:"manageHosts,omitempty"`
+	// Turn swap off, now and in /etc/fstab, and restore it on reset. Set it to
+	// false together with failSwapOn: false in the kubelet overrides to run with
+	// swap. Default: true.
+	ManageSwap *bool `json:"manageSwap,omitempty"`
+	// Set the hostname of each host to its node name. Kubernetes does not need
+	// it: the node is registered under its name either way. Default: false.
+	SetHostname bool `json:"setHostname,omitempty"`
+	// Install operating system packages that Kubernetes needs and the host
+	// lacks (conntrack, socat ...) from the bundle. Default: true.
+	InstallPackages *bool `json:"installPackages,omitempty"`
+	// NTP servers that the hosts should follow. When absent, the time service
+	// of the hosts is left as it is; only the difference of the clocks is checked.
+	TimeServers []string `json:"timeServers,omitempty"`
+}

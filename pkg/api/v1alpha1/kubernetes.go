@@ -1,0 +1,106 @@
+package v1alpha1
+
+// Kubernetes is the version of Kubernetes and how its components run.
+type Kubernetes struct {
+	// Version to install, such as v1.36.3. The bundle has to contain it.
+	Version string `json:"version"`
+	// The API server.
+	APIServer APIServer `json:"apiServer,omitempty,omitzero"`
+	// The controller manager.
+	ControllerManager Component `json:"controllerManager,omitempty,omitzero"`
+	// The scheduler.
+	Scheduler Component `json:"scheduler,omitempty,omitzero"`
+	// The etcd member on every control plane.
+	Etcd Component `json:"etcd,omitempty,omitzero"`
+	// Encryption of what is stored in etcd.
+	Encryption Encryption `json:"encryption,omitempty,omitzero"`
+	// The audit log of the API server.
+	Audit Audit `json:"audit,omitempty,omitzero"`
+	// Names of kubeadm's own preflight checks to take as warnings, for example
+	// "NumCPU" or "SystemVerification". kocli's checks are under spec.preflight.
+	IgnorePreflightErrors []string `json:"ignorePreflightErrors,omitempty"`
+	// Fields of Kubernetes' own configuration types, merged last.
+	Overrides Overrides `json:"overrides,omitempty,omitzero"`
+}
+
+// APIServer configures the API server.
+type APIServer struct {
+	// Further host names and IP addresses for the serving certificate. Those of
+	// the control planes and of the endpoint are always there.
+	CertSANs []string `json:"certSANs,omitempty"`
+	// Flags of kube-apiserver without the leading dashes, and their values as strings.
+	ExtraArgs map[string]string `json:"extraArgs,omitempty"`
+}
+
+// Component configures a component of the control plane.
+type Component struct {
+	// Flags of the component without the leading dashes, and their values as strings.
+	ExtraArgs map[string]string `json:"extraArgs,omitempty"`
+}
+
+// Encryption of what is stored in etcd.
+type Encryption struct {
+	// Encrypt Secrets at rest with a random key that stays on the control
+	// planes and in kocli's local state. Default: false.
+	Secrets bool `json:"secrets,omitempty"`
+}
+
+// Audit configures the audit log, written to /var/log/kubernetes/audit on the
+// control planes.
+type Audit struct {
+	// Write an audit log. Default: false.
+	Enabled bool `json:"enabled,omitempty"`
+	// Days to keep a rotated file. Default: 30.
+	MaxAge int `json:"maxAge,omitempty" jsonschema:"minimum=1"`
+	// Number of rotated files to keep. Default: 10.
+	MaxBackups int `json:"maxBackups,omitempty" jsonschema:"minimum=1"`
+	// Size in MiB at which the file is rotated. Default: 100.
+	MaxSize int `json:"maxSize,omitempty" jsonschema:"minimum=1"`
+	// Fields of Policy (audit.k8s.io/v1) to use instead of kocli's: at least
+	// rules. Default: metadata of every change, and never the content of Secrets.
+	Policy Object `json:"policy,omitempty"`
+}
+
+// Overrides are fields of Kubernetes' own configuration types. They are merged
+// over what kocli sets: objects field by field, lists as a whole, null removes.
+// A field that the type does not have is refused.
+type Overrides struct {
+	// Fields of ClusterConfiguration (kubeadm.k8s.io/v1beta4).
+	ClusterConfiguration Object `json:"clusterConfiguration,omitempty"`
+	// Fields of InitConfiguration (kubeadm.k8s.io/v1beta4).
+	InitConfiguration Object `json:"initConfiguration,omitempty"`
+	// Fields of JoinConfiguration (kubeadm.k8s.io/v1beta4).
+	JoinConfiguration Object `json:"joinConfiguration,omitempty"`
+	// Fields of KubeletConfiguration (kubelet.config.k8s.io/v1beta1), for all hosts.
+	Kubelet Object `json:"kubelet,omitempty"`
+	// Fields of KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1).
+	KubeProxy Object `json:"kubeProxy,omitempty"`
+}
+
+// ControlPlane is how the API servers are reached.
+type ControlPlane struct {
+	// The address that nodes and clients use for the API.
+	Endpoint Endpoint `json:"endpoint,omitempty,omitzero"`
+}
+
+// Endpoint is the address of the API that does not change when a control plane
+// is replaced.
+type Endpoint struct {
+	// none: the address of the only control plane. external: a load balancer or
+	// virtual IP that exists already and leads to port 6443 of every control
+	// plane. Default: none.
+	Mode EndpointMode `json:"mode,omitempty" jsonschema:"enum=none,enum=external"`
+	// IP address or DNS name of the external endpoint.
+	Address string `json:"address,omitempty"`
+	// Port of the external endpoint. Default: 6443.
+	Port int `json:"port,omitempty" jsonschema:"minimum=1,maximum=65535"`
+}
+
+// EndpointMode is how the control plane endpoint comes about.
+type EndpointMode string
+
+// The modes of the control plane endpoint.
+const (
+	EndpointNone     EndpointMode = "none"
+	EndpointExternal EndpointMode = "external"
+)
