@@ -1,0 +1,237 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Batcher runs many queries in one round trip. Every result stands at the index
+// of its command. The error is one of the connection, not of a command.
+type Batcher interface {
+	Batch(ctx context.Context, cmds []Cmd) ([]Result, error)
+}
+
+// Result is what one command of a batch did.
+type Result struct {
+	Output
+	Code int
+}
+
+// Batch is a Reader that collects the questions that arrive at about the same
+// time, asks them in one round trip, and remembers the answers until Forget.
+// Steps simply ask; that many of them ask at once is what makes a check of a
+// whole host cost a handful of round trips.
+type Batch struct {
+	name  string
+	inner Batcher
+	wait  time.Duration
+
+	mu      sync.Mutex
+	pending []*question
+	known   map[string]*question
+	epoch   int
+}
+
+type question struct {
+	cmd  Cmd
+	done chan struct{}
+	res  Result
+	err  error
+}
+
+// NewBatch wraps a machine. It waits for wait after a first question for others
+// to join; zero means 3 ms.
+func NewBatch(name string, inner Batcher, wait time.Duration) *Batch {
+	if wait == 0 {
+		wait = 3 * time.Millisecond
+	}
+	return &Batch{name: name, inner: inner, wait: wait, known: map[string]*question{}}
+}
+
+// Name is the node's name.
+func (b *Batch) Name() string { return b.name }
+
+// Forget drops all answers: the machine has been written to.
+func (b *Batch) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.known = map[string]*question{}
+	b.epoch++
+}
+
+// DialContext opens a connection from the machine when the wrapped one can.
+func (b *Batch) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	t, ok := b.inner.(Tunnel)
+	if !ok {
+		return nil, errors.New("this host cannot open connections")
+	}
+	return t.DialContext(ctx, network, address)
+}
+
+// Query asks one question.
+func (b *Batch) Query(ctx context.Context, c Cmd) (Output, error) {
+	if err := CheckQuery(c); err != nil {
+		return Output{}, err
+	}
+	return b.ask(ctx, c)
+}
+
+// ReadFile reads a file.
+func (b *Batch) ReadFile(ctx context.Context, name string) ([]byte, error) {
+	out, err := b.ask(ctx, Command("cat", "--", name))
+	if err != nil {
+		return nil, AsNotExist("read", name, err)
+	}
+	return out.Stdout, nil
+}
+
+// Stat describes a file.
+func (b *Batch) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
+	out, err := b.ask(ctx, StatCommand(name))
+	if err != nil {
+		return nil, AsNotExist("stat", name, err)
+	}
+	return ParseStat(name, out.Text())
+}
+
+func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
+	key := strconv.FormatBool(c.Root) + Quote(c.Argv...)
+	b.mu.Lock()
+	q, ok := b.known[key]
+	if !ok {
+		q = &question{cmd: c, done: make(chan struct{})}
+		b.known[key] = q
+		b.pending = append(b.pending, q)
+		if len(b.pending) == 1 {
+			epoch := b.epoch
+			go b.flush(context.WithoutCancel(ctx), epoch)
+		}
+	}
+	b.mu.Unlock()
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+		return Output{}, ctx.Err()
+	}
+	if q.err != nil {
+		return Output{}, q.err
+	}
+	if q.res.Code != 0 {
+		return q.res.Output, &ExitError{Cmd: c.String(), Code: q.res.Code, Stderr: q.res.Stderr}
+	}
+	return q.res.Output, nil
+}
+
+func (b *Batch) flush(ctx context.Context, epoch int) {
+	time.Sleep(b.wait)
+	b.mu.Lock()
+	qs := b.pending
+	b.pending = nil
+	b.mu.Unlock()
+	cmds := make([]Cmd, len(qs))
+	for i, q := range qs {
+		cmds[i] = q.cmd
+	}
+	res, err := b.inner.Batch(ctx, cmds)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, q := range qs {
+		if q.err = err; err == nil {
+			q.res = res[i]
+		} else if b.epoch == epoch {
+			delete(b.known, strconv.FormatBool(q.cmd.Root)+Quote(q.cmd.Argv...)) // a lost connection is no answer
+		}
+		close(q.done)
+	}
+}
+
+// StatCommand is the question that ParseStat reads the answer of.
+func StatCommand(name string) Cmd { return Command("stat", "-c", "%f %s %Y %U:%G", "--", name) }
+
+// ParseStat reads the answer of StatCommand. Sys returns "user:group".
+func ParseStat(name, line string) (fs.FileInfo, error) {
+	f := strings.Fields(line)
+	bad := &fs.PathError{Op: "stat", Path: name, Err: errors.New("unexpected answer " + strconv.Quote(line))}
+	if len(f) != 4 {
+		return nil, bad
+	}
+	raw, err1 := strconv.ParseUint(f[0], 16, 32)
+	size, err2 := strconv.ParseInt(f[1], 10, 64)
+	sec, err3 := strconv.ParseInt(f[2], 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil {
+		return nil, bad
+	}
+	return Info{Base: path.Base(name), Bytes: size, FileMode: unixMode(uint32(raw)), Modified: time.Unix(sec, 0), Owner: f[3]}, nil
+}
+
+// unixMode translates st_mode.
+func unixMode(raw uint32) fs.FileMode {
+	m := fs.FileMode(raw & 0o777)
+	for _, bit := range []struct {
+		raw  uint32
+		mode fs.FileMode
+	}{{0o4000, fs.ModeSetuid}, {0o2000, fs.ModeSetgid}, {0o1000, fs.ModeSticky}} {
+		if raw&bit.raw != 0 {
+			m |= bit.mode
+		}
+	}
+	switch raw & 0o170000 {
+	case 0o040000:
+		m |= fs.ModeDir
+	case 0o120000:
+		m |= fs.ModeSymlink
+	case 0o010000:
+		m |= fs.ModeNamedPipe
+	case 0o140000:
+		m |= fs.ModeSocket
+	case 0o020000:
+		m |= fs.ModeDevice | fs.ModeCharDevice
+	case 0o060000:
+		m |= fs.ModeDevice
+	}
+	return m
+}
+
+// Info is the fs.FileInfo of a file on a machine.
+type Info struct {
+	Base     string
+	Bytes    int64
+	FileMode fs.FileMode
+	Modified time.Time
+	Owner    string // user:group
+}
+
+// Name is the last element of the path.
+func (i Info) Name() string { return i.Base }
+
+// Size is in bytes.
+func (i Info) Size() int64 { return i.Bytes }
+
+// Mode is the type and permission bits.
+func (i Info) Mode() fs.FileMode { return i.FileMode }
+
+// ModTime has a resolution of one second.
+func (i Info) ModTime() time.Time { return i.Modified }
+
+// IsDir reports whether it is a folder.
+func (i Info) IsDir() bool { return i.FileMode.IsDir() }
+
+// Sys returns the owner as "user:group".
+func (i Info) Sys() any { return i.Owner }
+
+// AsNotExist turns the complaint of cat, stat or sha256sum about a missing file
+// into fs.ErrNotExist, and leaves every other error as it is.
+func AsNotExist(op, name string, err error) error {
+	var e *ExitError
+	if errors.As(err, &e) && (strings.Contains(string(e.Stderr), "No such file") || strings.Contains(string(e.Stderr), "Not a directory")) {
+		return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+	}
+	return err
+}

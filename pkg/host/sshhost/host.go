@@ -1,0 +1,260 @@
+package sshhost
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host"
+)
+
+// Host is one machine behind one SSH connection. Safe for concurrent use; at
+// most eight commands run at once, because sshd allows ten sessions.
+type Host struct {
+	target  Target
+	client  *ssh.Client
+	closers []func() error
+	slots   chan struct{}
+	trips   atomic.Int64
+	sent    atomic.Int64
+
+	closeOnce sync.Once
+	closed    chan struct{}
+	lost      atomic.Pointer[error]
+}
+
+var (
+	_ host.Host    = (*Host)(nil)
+	_ host.Batcher = (*Host)(nil)
+	_ host.Tunnel  = (*Host)(nil)
+)
+
+func newHost(t Target, c *ssh.Client, closers []func() error) *Host {
+	return &Host{target: t, client: c, closers: closers, slots: make(chan struct{}, 8), closed: make(chan struct{})}
+}
+
+// Name is the node's name.
+func (h *Host) Name() string { return h.target.Name }
+
+// Trips counts the channels that were opened: sessions and tunnels.
+func (h *Host) Trips() int64 { return h.trips.Load() }
+
+// Sent counts the bytes of content that were sent.
+func (h *Host) Sent() int64 { return h.sent.Load() }
+
+// Close ends the connection and what runs on it.
+func (h *Host) Close() error {
+	var err error
+	h.closeOnce.Do(func() {
+		close(h.closed)
+		err = h.client.Close()
+		for i := len(h.closers) - 1; i >= 0; i-- {
+			_ = h.closers[i]()
+		}
+	})
+	return err
+}
+
+// keepAlive notices a cut cable: three probes without an answer close the
+// connection, so that everything that waits on it fails.
+func (h *Host) keepAlive(every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var waiting atomic.Int32
+	for {
+		select {
+		case <-h.closed:
+			return
+		case <-tick.C:
+		}
+		if waiting.Load() >= 3 {
+			err := fmt.Errorf("no answer for %s", 3*every)
+			h.lost.Store(&err)
+			_ = h.Close()
+			return
+		}
+		waiting.Add(1)
+		go func() {
+			if _, _, err := h.client.SendRequest("keepalive@openssh.com", true, nil); err == nil {
+				waiting.Store(0)
+			}
+		}()
+	}
+}
+
+// DialContext opens a connection from the machine.
+func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	h.trips.Add(1)
+	c, err := h.client.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, h.broken("tunnel to "+address, err)
+	}
+	return c, nil
+}
+
+// Query runs a command that only looks.
+func (h *Host) Query(ctx context.Context, c host.Cmd) (host.Output, error) {
+	if err := host.CheckQuery(c); err != nil {
+		return host.Output{}, err
+	}
+	return h.run(ctx, c)
+}
+
+// ReadFile reads a file as root.
+func (h *Host) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	out, err := h.run(ctx, host.Command("cat", "--", path))
+	if err != nil {
+		return nil, host.AsNotExist("read", path, err)
+	}
+	return out.Stdout, nil
+}
+
+// Stat describes a file as root.
+func (h *Host) Stat(ctx context.Context, path string) (fs.FileInfo, error) {
+	out, err := h.run(ctx, host.StatCommand(path))
+	if err != nil {
+		return nil, host.AsNotExist("stat", path, err)
+	}
+	return host.ParseStat(path, out.Text())
+}
+
+// Run runs a command.
+func (h *Host) Run(ctx context.Context, c host.Cmd) (host.Output, error) { return h.run(ctx, c) }
+
+// Remove removes a file, link or tree.
+func (h *Host) Remove(ctx context.Context, path string) error {
+	if path == "" || path == "/" {
+		return fmt.Errorf("remove %q: refused", path)
+	}
+	_, err := h.run(ctx, host.Command("rm", "-rf", "--", path))
+	return err
+}
+
+// session opens a channel within the limit of sshd.
+func (h *Host) session(ctx context.Context) (*ssh.Session, func(), error) {
+	select {
+	case h.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	release := func() { <-h.slots }
+	h.trips.Add(1)
+	s, err := h.client.NewSession()
+	if err != nil {
+		release()
+		return nil, nil, h.broken("open session", err)
+	}
+	return s, func() { _ = s.Close(); release() }, nil
+}
+
+// broken says that the connection, not a command, failed.
+func (h *Host) broken(op string, err error) error {
+	if l := h.lost.Load(); l != nil {
+		err = *l
+	}
+	return &fault.Error{Op: op, Node: h.Name(), Code: fault.Unreachable,
+		Hint: fmt.Sprintf("the connection to %s was lost; check the host and the network, then run the same command again: it goes on", h.Name()), Err: err}
+}
+
+// ready is printed by the wrapper when the command is about to start: before
+// it, everything on stderr is sudo's.
+const ready = "kocli-ready\n"
+
+// prompt is what sudo is told to print when it wants the password.
+const prompt = "kocli-password:"
+
+// guard runs "$@" and ends it when stdin closes: a cancelled run, or a lost
+// connection, leaves nothing behind. The read of stdin is left to a child, so
+// the command itself has an empty one.
+const guard = `exec 3<&0; printf 'kocli-ready\n' >&2; "$@" 3<&- </dev/null & p=$!
+{ cat <&3; kill -TERM $p; } >/dev/null 2>&1 & w=$!
+exec 3<&-; wait $p; r=$?; kill $w 2>/dev/null; exit $r`
+
+// plain runs "$@" with stdin as it is.
+const plain = `printf 'kocli-ready\n' >&2; exec "$@"`
+
+// environment makes output and paths the same on every machine.
+const environment = `LC_ALL=C PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH"; export LC_ALL PATH; `
+
+// line builds what is sent to the login shell.
+func (h *Host) line(c host.Cmd) string {
+	script := guard
+	if c.Stdin != nil {
+		script = plain
+	}
+	argv := append([]string{"sh", "-c", environment + script, "kocli"}, c.Argv...)
+	if c.Root && h.target.User != "root" {
+		if h.target.SudoPassword != "" {
+			argv = append([]string{"sudo", "-S", "-p", prompt, "--"}, argv...)
+		} else {
+			argv = append([]string{"sudo", "-n", "--"}, argv...)
+		}
+	}
+	return host.Quote(argv...)
+}
+
+// run starts the command and waits for it.
+func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
+	if len(c.Argv) == 0 {
+		return host.Output{}, errors.New("empty command")
+	}
+	if c.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("no end after %s: %w", c.Timeout, context.DeadlineExceeded))
+		defer cancel()
+	}
+	s, done, err := h.session(ctx)
+	if err != nil {
+		return host.Output{}, err
+	}
+	defer done()
+	var stdout bytes.Buffer
+	stdin, err := s.StdinPipe()
+	if err != nil {
+		return host.Output{}, err
+	}
+	stderr := newGate(stdin, h.target.SudoPassword, c.Stdin, &h.sent)
+	s.Stdout, s.Stderr = &stdout, stderr
+	stop := context.AfterFunc(ctx, func() {
+		_ = s.Signal(ssh.SIGKILL)
+		_ = s.Close()
+	})
+	defer stop()
+	if err := s.Start(h.line(c)); err != nil {
+		return host.Output{}, h.broken("start "+c.String(), err)
+	}
+	err = s.Wait()
+	feedErr := stderr.finish()
+	if ctx.Err() != nil {
+		return host.Output{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
+	}
+	out := host.Output{Stdout: stdout.Bytes(), Stderr: stderr.text()}
+	var exit *ssh.ExitError
+	switch {
+	case err == nil && feedErr != nil:
+		return out, fmt.Errorf("%s: send: %w", c, feedErr)
+	case err == nil:
+		return out, nil
+	case !errors.As(err, &exit):
+		return out, h.broken("run "+c.String(), err)
+	case !stderr.started() && c.Root && h.target.User != "root":
+		return out, h.noSudo(string(stderr.text()))
+	}
+	code := exit.ExitStatus()
+	if code == 0 && exit.Signal() != "" {
+		code = 128 + 9
+	}
+	if feedErr != nil {
+		return out, fmt.Errorf("%s: send: %w", c, feedErr)
+	}
+	return out, &host.ExitError{Cmd: c.String(), Code: code, Stderr: []byte(host.Mask(string(out.Stderr), c.Secrets))}
+}
