@@ -10,7 +10,7 @@ import (
 )
 
 // coreutils are the commands that every machine has.
-func coreutils(m *Machine, argv []string, _ []byte) (string, int, bool) {
+func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 	args := argv[1:]
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
@@ -42,6 +42,8 @@ func coreutils(m *Machine, argv []string, _ []byte) (string, int, bool) {
 				return fmt.Sprintf("%x %d 0 %s\n", rawMode(f.Mode), len(f.Data), f.Owner)
 			})
 		}
+	case "sh":
+		return m.ledger(argv, stdin)
 	case "mkdir":
 		for _, a := range args {
 			if !strings.HasPrefix(a, "-") {
@@ -92,4 +94,29 @@ func rawMode(m fs.FileMode) uint32 {
 		return raw | 0o120000
 	}
 	return raw | 0o100000
+}
+
+// ledger does what the scripts of package ledger do.
+func (m *Machine) ledger(argv []string, stdin []byte) (string, int, bool) {
+	if len(argv) < 5 {
+		return "", 0, false
+	}
+	switch argv[3] {
+	case "kocli-append":
+		old, _ := m.Read(argv[4])
+		m.Write(argv[4], 0o600, old+string(stdin))
+		return "", 0, true
+	case "kocli-preserve":
+		name, keep, book, line := argv[4], argv[5], argv[6], argv[7]
+		if data, ok := m.Read(name); ok {
+			line = argv[8]
+			if _, kept := m.Read(keep); !kept {
+				m.Write(keep, 0o600, data)
+			}
+		}
+		old, _ := m.Read(book)
+		m.Write(book, 0o600, old+line+"\n")
+		return "", 0, true
+	}
+	return "", 0, false
 }

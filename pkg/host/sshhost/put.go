@@ -21,6 +21,9 @@ const large = 1 << 20
 // changed on the way never gets the name.
 const place = `set -e
 p=$1 m=$2 o=$3 s=$4 t=$5
+if [ -z "$t" ] && [ -f "$p" ] && [ ! -L "$p" ] && [ "$(stat -c %a:%U:%G -- "$p")" = "${m#0}:$o" ]; then
+  x=$(sha256sum <"$p"); if [ "${x%% *}" = "$s" ]; then echo same; exit 0; fi
+fi
 d=$(dirname -- "$p"); [ -d "$d" ] || mkdir -p -- "$d"
 if [ -z "$t" ]; then t=$(mktemp "$d/.kocli.XXXXXXXX"); trap 'rm -f -- "$t"' EXIT HUP INT TERM; cat >"$t"
 else trap 'rm -f -- "$t"' EXIT HUP INT TERM; fi
@@ -34,18 +37,16 @@ var ErrDigest = errors.New("digest mismatch")
 
 // Put makes the file be as described.
 func (h *Host) Put(ctx context.Context, f host.File) (bool, error) {
-	diff, err := host.Differs(ctx, h, f)
-	if err != nil || diff == "" {
-		return false, err
-	}
 	temp := ""
-	if f.Size >= large && h.target.User == "root" {
-		temp, err = h.upload(ctx, f)
-		if errors.Is(err, errNoSFTP) {
-			temp, err = "", nil
+	if f.Size >= large { // worth a look before it is sent
+		diff, err := host.Differs(ctx, h, f)
+		if err != nil || diff == "" {
+			return false, err
 		}
-		if err != nil {
-			return false, fmt.Errorf("put %s: %w", f.Path, err)
+		if h.target.User == "root" {
+			if temp, err = h.upload(ctx, f); err != nil && !errors.Is(err, errNoSFTP) {
+				return false, fmt.Errorf("put %s: %w", f.Path, err)
+			}
 		}
 	}
 	var src io.Reader
@@ -60,14 +61,15 @@ func (h *Host) Put(ctx context.Context, f host.File) (bool, error) {
 	mode, owner := f.Want()
 	c := host.Command("sh", "-c", place, "kocli-put", f.Path, fmt.Sprintf("%04o", mode), owner, f.SHA256, temp)
 	c.Stdin = src
-	if _, err := h.run(ctx, c); err != nil {
+	out, err := h.run(ctx, c)
+	if err != nil {
 		var x *host.ExitError
 		if errors.As(err, &x) && x.Code == 97 {
 			return false, fmt.Errorf("put %s: %w: %s", f.Path, ErrDigest, x.Tail(1)[0])
 		}
 		return false, fmt.Errorf("put %s: %w", f.Path, err)
 	}
-	return true, nil
+	return out.Text() != "same", nil
 }
 
 var errNoSFTP = errors.New("no SFTP subsystem")
