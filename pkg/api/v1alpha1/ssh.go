@@ -9,13 +9,13 @@ type SSH struct {
 	// Private key on the operator's machine. "~/" is the home directory.
 	KeyFile string `json:"keyFile,omitempty"`
 	// Passphrase of the private key, by reference: env:NAME, file:PATH or prompt.
-	Passphrase SecretRef `json:"passphrase,omitempty"`
+	Passphrase SecretRef `json:"passphrase,omitempty" jsonschema:"pattern=^(env:.+|file:.+|prompt)$"`
 	// Password of the user, by reference: env:NAME, file:PATH or prompt. Used
 	// for password and keyboard-interactive login.
-	Password SecretRef `json:"password,omitempty"`
+	Password SecretRef `json:"password,omitempty" jsonschema:"pattern=^(env:.+|file:.+|prompt)$"`
 	// Password that sudo asks for, by reference: env:NAME, file:PATH or prompt.
 	// Default: password. Not needed for root or where sudo asks for none.
-	SudoPassword SecretRef `json:"sudoPassword,omitempty"`
+	SudoPassword SecretRef `json:"sudoPassword,omitempty" jsonschema:"pattern=^(env:.+|file:.+|prompt)$"`
 	// Use the keys of the running ssh-agent. Default: true when neither keyFile
 	// nor password is given.
 	Agent *bool `json:"agent,omitempty"`
@@ -35,9 +35,9 @@ type Bastion struct {
 	// Private key on the operator's machine. "~/" is the home directory.
 	KeyFile string `json:"keyFile,omitempty"`
 	// Passphrase of the private key, by reference: env:NAME, file:PATH or prompt.
-	Passphrase SecretRef `json:"passphrase,omitempty"`
+	Passphrase SecretRef `json:"passphrase,omitempty" jsonschema:"pattern=^(env:.+|file:.+|prompt)$"`
 	// Password of the user, by reference: env:NAME, file:PATH or prompt.
-	Password SecretRef `json:"password,omitempty"`
+	Password SecretRef `json:"password,omitempty" jsonschema:"pattern=^(env:.+|file:.+|prompt)$"`
 	// Use the keys of the running ssh-agent. Default: true when neither keyFile
 	// nor password is given.
 	Agent *bool `json:"agent,omitempty"`

@@ -1,0 +1,81 @@
+package config
+
+import "github.com/kocli/kocli/pkg/api/v1alpha1"
+
+// Defaults that other packages and the documentation refer to.
+const (
+	DefaultPodCIDR          = "10.244.0.0/16"
+	DefaultServiceCIDR      = "10.96.0.0/16"
+	DefaultNodeCIDRMaskSize = 24
+	DefaultDNSDomain        = "cluster.local"
+	defaultAPIPort          = 6443
+	defaultSSHPort          = 22
+	defaultSSHUser          = "root"
+	defaultAuditMaxAge      = 30
+	defaultAuditMaxBackups  = 10
+	defaultAuditMaxSize     = 100
+)
+
+// Default fills in what the user left out. What a host leaves out of its ssh
+// stays absent: it is inherited when the inventory is made.
+func Default(c *v1alpha1.Cluster) {
+	s := &c.Spec
+	def(&s.Network.PodCIDR, DefaultPodCIDR)
+	def(&s.Network.ServiceCIDR, DefaultServiceCIDR)
+	def(&s.Network.NodeCIDRMaskSize, DefaultNodeCIDRMaskSize)
+	def(&s.Network.DNSDomain, DefaultDNSDomain)
+	def(&s.Network.ProxyMode, v1alpha1.ProxyNFTables)
+	def(&s.Network.CNI.Name, v1alpha1.CNIFlannel)
+	if s.Network.CNI.Name == v1alpha1.CNIFlannel {
+		if s.Network.CNI.Flannel == nil {
+			s.Network.CNI.Flannel = &v1alpha1.Flannel{}
+		}
+		def(&s.Network.CNI.Flannel.Backend, v1alpha1.FlannelVXLAN)
+	}
+	def(&s.ControlPlane.Endpoint.Mode, v1alpha1.EndpointNone)
+	if s.ControlPlane.Endpoint.Mode == v1alpha1.EndpointExternal {
+		def(&s.ControlPlane.Endpoint.Port, defaultAPIPort)
+	}
+	def(&s.Runtime.Containerd.CgroupDriver, v1alpha1.CgroupSystemd)
+	if a := &s.Kubernetes.Audit; a.Enabled {
+		def(&a.MaxAge, defaultAuditMaxAge)
+		def(&a.MaxBackups, defaultAuditMaxBackups)
+		def(&a.MaxSize, defaultAuditMaxSize)
+	}
+	def(&s.SSH.User, defaultSSHUser)
+	def(&s.SSH.Port, defaultSSHPort)
+	bastion(s.SSH.Bastion)
+	yes(&s.OS.ManageHosts)
+	yes(&s.OS.ManageSwap)
+	yes(&s.OS.InstallPackages)
+	for i := range s.Hosts {
+		h := &s.Hosts[i]
+		if len(h.Roles) == 0 {
+			h.Roles = []v1alpha1.Role{v1alpha1.RoleWorker}
+		}
+		if h.SSH != nil {
+			bastion(h.SSH.Bastion)
+		}
+	}
+}
+
+func bastion(b *v1alpha1.Bastion) {
+	if b != nil {
+		def(&b.User, defaultSSHUser)
+		def(&b.Port, defaultSSHPort)
+	}
+}
+
+func yes(b **bool) {
+	if *b == nil {
+		t := true
+		*b = &t
+	}
+}
+
+func def[T comparable](to *T, v T) {
+	var zero T
+	if *to == zero {
+		*to = v
+	}
+}
