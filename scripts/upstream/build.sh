@@ -1,0 +1,258 @@
+#!/usr/bin/env bash
+# Builds upstream's components from pinned Go modules and lays them out as the
+# tree that `serve.sh` serves: the paths, image names and checksum files of
+# upstream's own servers. For machines that reach a Go module proxy and a Debian
+# mirror but no release downloads and no registries.
+#
+#   build.sh [all]                everything for the default Kubernetes version
+#   build.sh kubernetes VERSION   one more Kubernetes version, with its etcd and CoreDNS
+#   build.sh debs                 the Debian archive only
+#
+# Results live in $KOCLI_CACHE (~/.cache/kocli), keyed by version. A second run
+# finds them there.
+set -euo pipefail
+# shellcheck source=scripts/upstream/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+kubernetes_images="kube-apiserver kube-controller-manager kube-scheduler kube-proxy"
+kubernetes_files="kubeadm kubelet kubectl"
+
+# fill_kubernetes DIR VERSION. k8s.io/kubernetes refers to its staging modules
+# by folder, which only its own checkout has: the go.mod here points each to its
+# released module of the same minor and patch.
+fill_kubernetes() {
+	local out=$1 version=$2 work=$cache/work/kubernetes-$2 source c packages=() flags='' p minor
+	minor=${version#v1.}
+	minor=${minor%%.*}
+	mkdir -p "$work"
+	source=$(cd "$work" && GOFLAGS=-mod=mod GOWORK=off go mod download -json "k8s.io/kubernetes@$version" |
+		sed -n 's/.*"GoMod": "\(.*\)",/\1/p')
+	[ -n "$source" ] || die "k8s.io/kubernetes@$version is not served"
+	for c in $kubernetes_files $kubernetes_images; do packages+=("k8s.io/kubernetes/cmd/$c"); done
+	{
+		printf 'module kocli.local/kubernetes\n\n'
+		grep -E '^(go|godebug) ' "$source"
+		printf '\nrequire k8s.io/kubernetes %s\n\n' "$version"
+		awk -v s="v0.${version#v1.}" '$2 == "=>" && $3 ~ /^\.\/staging\// { print "replace " $1 " => " $1 " " s }' "$source"
+		printf 'tool %s\n' "${packages[@]}"
+	} >"$work/go.mod"
+	(cd "$work" && GOFLAGS=-mod=mod GOWORK=off go mod tidy) >"$work/tidy.log" 2>&1 ||
+		{ tail -5 "$work/tidy.log" >&2; die "go mod tidy for Kubernetes $version"; }
+	for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+		flags+=" -X $p.gitVersion=$version -X $p.gitMajor=1 -X $p.gitMinor=$minor -X $p.gitTreeState=clean"
+	done
+	go_build "$work" "$out" "$flags" "${packages[@]}"
+}
+
+fill_containerd() {
+	local m=github.com/containerd/containerd/v2
+	go_build "$(module_at containerd "$2" $m)" "$1" "-X $m/version.Version=$2" \
+		$m/cmd/containerd $m/cmd/containerd-shim-runc-v2 $m/cmd/ctr
+}
+
+fill_runc() {
+	local m=github.com/opencontainers/runc
+	CGO_ENABLED=1 GO_TAGS='seccomp netgo osusergo' \
+		go_build "$(module_at runc "$2" $m)" "$1" '-extldflags -static' $m
+}
+
+fill_cni_plugins() {
+	local m=github.com/containernetworking/plugins dir
+	dir=$(module_at cni-plugins "$2" $m)
+	# shellcheck disable=SC2046 # one package a word
+	go_build "$dir" "$1" "-X $m/pkg/utils/buildversion.BuildVersion=$2" \
+		$(cd "$dir" && GOFLAGS='' GOWORK=off go list tool)
+}
+
+fill_pause() {
+	gcc -Os -Wall -Wextra -Werror -static -s -DVERSION="\"$2\"" -o "$1/pause" "$upstream_dir/pause/pause.c"
+}
+
+fill_etcd() {
+	local m=go.etcd.io/etcd
+	go_build "$(module_at etcd "$2" $m/server/v3 $m/etcdctl/v3 $m/etcdutl/v3)" "$1" '' \
+		$m/server/v3 $m/etcdctl/v3 $m/etcdutl/v3
+	mv "$1/server" "$1/etcd"
+}
+
+fill_coredns() {
+	go_build "$(module_at coredns "$2" github.com/coredns/coredns)" "$1" '' .
+}
+
+fill_flannel() {
+	local m=github.com/flannel-io/flannel
+	CGO_ENABLED=1 GO_TAGS='netgo osusergo' go_build "$(module_at flannel "$2" $m)" "$1" \
+		"-X $m/pkg/version.Version=$2 -extldflags -static" $m
+	mv "$1/flannel" "$1/flanneld"
+}
+
+fill_flannel_cni_plugin() {
+	local m=github.com/containernetworking/plugins
+	go_build "$(module_at flannel-cni-plugin "$2" $m)" "$1" \
+		"-X $m/pkg/utils/buildversion.BuildVersion=$2" $m/plugins/meta/flannel
+}
+
+fill_mirror() { go_build "$upstream_dir/mirror" "$1" '' .; }
+
+# fill_debs DIR SUITE PACKAGE...: part of the Debian archive that this machine's
+# apt uses: signed index, and the packages with all they depend on.
+fill_debs() {
+	local out=$1 suite=$2 url
+	shift 2
+	url=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" 'Component: main' 'Architecture: amd64' | head -1)
+	[ -n "$url" ] || die "apt on this machine has no source for Debian $suite main"
+	"$mirror" debs -archive "$url" -suite "$suite" -out "$out" "$@"
+}
+
+# fill_netbase DIR: the root file system below images that program the kernel's
+# network: nft, iptables on nft, ip, conntrack, and what they link to.
+fill_netbase() {
+	local out=$1 root=$1/root d deb
+	mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
+	for d in bin sbin lib lib64; do ln -s "usr/$d" "$root/$d"; done
+	"$mirror" debs -resolve -suite "$DEBIAN_SUITE" -out "$debs" iptables nftables conntrack iproute2 kmod busybox-static >"$out/list"
+	while read -r deb; do
+		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --keep-directory-symlink --no-same-owner
+	done <"$out/list"
+	rm -rf "$root"/usr/share/{doc,man,locale,lintian,bash-completion,info,bug,perl5,perl} "$root"/usr/lib/x86_64-linux-gnu/{gconv,perl*} "$root"/var/cache "$root"/var/lib/dpkg
+	for d in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
+		ln -sf xtables-nft-multi "$root/usr/sbin/$d"
+	done
+	for d in sh cat ls cp mkdir; do [ -e "$root/usr/bin/$d" ] || ln -s busybox "$root/usr/bin/$d"; done
+	mkdir -p "$root"/{run,tmp,etc}
+	rm -f "$out/list"
+}
+
+build_mirror_tool() {
+	once mirror local "$upstream_dir"/mirror/*.go "$upstream_dir/mirror/go.mod" -- fill_mirror
+	mirror=$built/mirror
+}
+
+build_debs() {
+	# Everything an image of ours is made of is fetched here too.
+	# shellcheck disable=SC2086 # a list of words
+	once debian "$DEBIAN_SUITE" -- fill_debs "$DEBIAN_SUITE" $DEBIAN_PACKAGES iproute2 kmod busybox-static
+	debs=$built
+}
+
+# companions VERSION: sets etcd_tag, etcd_module, coredns_tag, coredns_module.
+companions() {
+	local minor=${1%.*} line
+	line=$(awk -v m="$minor" '$1 == m' <<<"$KUBERNETES_COMPANIONS")
+	[ -n "$line" ] || die "versions.env names no etcd and CoreDNS for Kubernetes $minor: add a line to KUBERNETES_COMPANIONS"
+	read -r _ etcd_tag etcd_module coredns_tag coredns_module <<<"$line"
+}
+
+# spec_kubernetes VERSION: what the mirror serves for one Kubernetes version.
+spec_kubernetes() {
+	local v=$1 k=$cache/upstream/kubernetes/$1 e=$cache/upstream/etcd/$etcd_module c=$cache/upstream/coredns/$coredns_module
+	local i origin="k8s.io/kubernetes@$1" etcd_release=v${etcd_tag%-*}
+	local etcd_origin="go.etcd.io/etcd/server/v3@$etcd_module"
+	echo '{"images": ['
+	for i in kube-apiserver kube-controller-manager kube-scheduler; do
+		cat <<-EOF
+			{"ref": "registry.k8s.io/$i:$v", "origin": ["$origin"],
+			 "layers": [{"files": {"/usr/local/bin/$i": "$k/$i"}}]},
+		EOF
+	done
+	cat <<-EOF
+		{"ref": "registry.k8s.io/kube-proxy:$v", "origin": ["$origin", "Debian $DEBIAN_SUITE packages"],
+		 "layers": [{"tree": "$netbase/root"}, {"files": {"/usr/local/bin/kube-proxy": "$k/kube-proxy"}}]},
+		{"ref": "registry.k8s.io/etcd:$etcd_tag", "origin": ["$etcd_origin"],
+		 "layers": [{"files": {"/usr/local/bin/etcd": "$e/etcd", "/usr/local/bin/etcdctl": "$e/etcdctl", "/usr/local/bin/etcdutl": "$e/etcdutl"}}]},
+		{"ref": "registry.k8s.io/coredns/coredns:$coredns_tag",
+		 "origin": ["github.com/coredns/coredns@$coredns_module, with the plugins of kubeadm's Corefile only"],
+		 "entrypoint": ["/coredns"], "layers": [{"files": {"/coredns": "$c/coredns"}}]}
+		], "files": [
+	EOF
+	for i in $kubernetes_files; do
+		cat <<-EOF
+			{"path": "dl.k8s.io/$v/bin/linux/amd64/$i", "origin": ["$origin"], "source": "$k/$i",
+			 "checksum": {"path": "dl.k8s.io/$v/bin/linux/amd64/$i.sha256", "bare": true}},
+		EOF
+	done
+	cat <<-EOF
+		{"path": "github.com/etcd-io/etcd/releases/download/$etcd_release/etcd-$etcd_release-linux-amd64.tar.gz", "origin": ["$etcd_origin"],
+		 "tar": {"etcd-$etcd_release-linux-amd64/etcd": "$e/etcd", "etcd-$etcd_release-linux-amd64/etcdctl": "$e/etcdctl", "etcd-$etcd_release-linux-amd64/etcdutl": "$e/etcdutl"},
+		 "checksum": {"path": "github.com/etcd-io/etcd/releases/download/$etcd_release/SHA256SUMS"}}
+		]}
+	EOF
+}
+
+# spec_common: what does not change with the Kubernetes version.
+spec_common() {
+	local cd=$cache/upstream/containerd/$CONTAINERD_VERSION runc=$cache/upstream/runc/$RUNC_VERSION
+	local fl=$cache/upstream/flannel/$FLANNEL_VERSION fc=$cache/upstream/flannel-cni-plugin/$FLANNEL_CNI_PLUGIN_MODULE
+	local cni=$cache/upstream/cni-plugins/$CNI_PLUGINS_VERSION gh=github.com p plugins=''
+	local cdt=containerd-${CONTAINERD_VERSION#v}-linux-amd64.tar.gz cnit=cni-plugins-linux-amd64-$CNI_PLUGINS_VERSION.tgz
+	for p in "$cni"/*; do plugins+="${plugins:+, }\"./${p##*/}\": \"$p\""; done
+	cat <<-EOF
+		{"images": [
+		{"ref": "registry.k8s.io/pause:$PAUSE_VERSION", "origin": ["scripts/upstream/pause/pause.c"],
+		 "entrypoint": ["/pause"], "user": "65535:65535", "layers": [{"files": {"/pause": "$cache/upstream/pause/$PAUSE_VERSION/pause"}}]},
+		{"ref": "ghcr.io/flannel-io/flannel:$FLANNEL_VERSION", "origin": ["github.com/flannel-io/flannel@$FLANNEL_VERSION", "Debian $DEBIAN_SUITE packages"],
+		 "entrypoint": ["/opt/bin/flanneld"], "layers": [{"tree": "$netbase/root"}, {"files": {"/opt/bin/flanneld": "$fl/flanneld"}}]},
+		{"ref": "ghcr.io/flannel-io/flannel-cni-plugin:$FLANNEL_CNI_PLUGIN_TAG",
+		 "origin": ["github.com/containernetworking/plugins@$FLANNEL_CNI_PLUGIN_MODULE (plugins/meta/flannel, the plugin's home before it had a repository of its own)"],
+		 "layers": [{"files": {"/bin/busybox": "/bin/busybox", "/flannel": "$fc/flannel"}, "links": {"/bin/cp": "busybox", "/bin/sh": "busybox"}}]}
+		], "files": [
+		{"path": "$gh/containerd/containerd/releases/download/$CONTAINERD_VERSION/$cdt", "origin": ["github.com/containerd/containerd/v2@$CONTAINERD_VERSION"],
+		 "tar": {"bin/containerd": "$cd/containerd", "bin/containerd-shim-runc-v2": "$cd/containerd-shim-runc-v2", "bin/ctr": "$cd/ctr"},
+		 "checksum": {"path": "$gh/containerd/containerd/releases/download/$CONTAINERD_VERSION/$cdt.sha256sum"}},
+		{"path": "$gh/opencontainers/runc/releases/download/$RUNC_VERSION/runc.amd64", "origin": ["github.com/opencontainers/runc@$RUNC_VERSION"], "source": "$runc/runc",
+		 "checksum": {"path": "$gh/opencontainers/runc/releases/download/$RUNC_VERSION/runc.sha256sum"}},
+		{"path": "$gh/containernetworking/plugins/releases/download/$CNI_PLUGINS_VERSION/$cnit", "origin": ["github.com/containernetworking/plugins@$CNI_PLUGINS_VERSION"],
+		 "tar": {$plugins}, "checksum": {"path": "$gh/containernetworking/plugins/releases/download/$CNI_PLUGINS_VERSION/$cnit.sha256"}}
+		], "trees": [
+		{"path": "ftp.debian.org/debian", "source": "$debs", "origin": ["Debian $DEBIAN_SUITE main, as signed by Debian"]}
+		]}
+	EOF
+}
+
+build_common() {
+	build_mirror_tool
+	once containerd "$CONTAINERD_VERSION" "$upstream_dir/containerd/go.mod" -- fill_containerd "$CONTAINERD_VERSION"
+	once runc "$RUNC_VERSION" "$upstream_dir/runc/go.mod" -- fill_runc "$RUNC_VERSION"
+	once cni-plugins "$CNI_PLUGINS_VERSION" "$upstream_dir/cni-plugins/go.mod" -- fill_cni_plugins "$CNI_PLUGINS_VERSION"
+	once pause "$PAUSE_VERSION" "$upstream_dir/pause/pause.c" -- fill_pause "$PAUSE_VERSION"
+	once flannel "$FLANNEL_VERSION" "$upstream_dir/flannel/go.mod" -- fill_flannel "$FLANNEL_VERSION"
+	once flannel-cni-plugin "$FLANNEL_CNI_PLUGIN_MODULE" "$upstream_dir/flannel-cni-plugin/go.mod" -- \
+		fill_flannel_cni_plugin "$FLANNEL_CNI_PLUGIN_MODULE"
+	build_debs
+	# shellcheck disable=SC2086 # a list of words
+	once netbase "$DEBIAN_SUITE" "$debs/dists/$DEBIAN_SUITE/InRelease" -- fill_netbase
+	netbase=$built
+	spec_common >"$cache/work/common.$$.json"
+	"$mirror" add -root "$mirror_root" "$cache/work/common.$$.json"
+	rm -f "$cache/work/common.$$.json"
+}
+
+build_kubernetes() {
+	local v=$1
+	companions "$v"
+	once etcd "$etcd_module" "$upstream_dir/etcd/go.mod" -- fill_etcd "$etcd_module"
+	once coredns "$coredns_module" "$upstream_dir/coredns/go.mod" "$upstream_dir/coredns/main.go" -- fill_coredns "$coredns_module"
+	once kubernetes "$v" -- fill_kubernetes "$v"
+	spec_kubernetes "$v" >"$cache/work/kubernetes.$$.json"
+	"$mirror" add -root "$mirror_root" "$cache/work/kubernetes.$$.json"
+	rm -f "$cache/work/kubernetes.$$.json"
+}
+
+main() {
+	mkdir -p "$cache/work" "$cache/upstream"
+	"$upstream_dir/../lab/deps.sh" build
+	case ${1:-all} in
+	all) build_common; build_kubernetes "$KUBERNETES_VERSION" ;;
+	kubernetes)
+		[[ ${2:-} =~ ^v1\.[0-9]+\.[0-9]+$ ]] || die "usage: build.sh kubernetes v1.MINOR.PATCH"
+		build_common
+		build_kubernetes "$2"
+		;;
+	debs) build_mirror_tool; build_debs ;;
+	*) die "usage: build.sh [all | kubernetes VERSION | debs]" ;;
+	esac
+	cpu_seconds
+	say "upstream components ready in $cache: $SECONDS s wall, $cpu s CPU"
+}
+
+main "$@"
