@@ -1,0 +1,256 @@
+// Package runtime installs containerd, runc and the CNI plugins, and configures
+// containerd so that it never asks the internet.
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
+	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/payload"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/render"
+	"github.com/kocli/kocli/templates"
+)
+
+// Socket is where containerd listens.
+const Socket = "/run/containerd/containerd.sock"
+
+// Unit is containerd's systemd unit.
+const Unit = "containerd.service"
+
+// The folders of the runtime.
+const (
+	binDir   = "/usr/local/bin"
+	runcDir  = "/usr/local/sbin"
+	cniDir   = "/opt/cni/bin"
+	certsDir = "/etc/containerd/certs.d"
+)
+
+// Options say how the runtime is set up on one node.
+type Options struct {
+	Spec    v1alpha1.Containerd
+	Payload payload.Payload
+}
+
+// Steps returns the steps of the runtime phase: binaries, configuration, service.
+func Steps(o Options) ([]plan.Step, error) {
+	binaries, err := Binaries(o.Payload)
+	if err != nil {
+		return nil, err
+	}
+	config, err := configFiles(o)
+	if err != nil {
+		return nil, err
+	}
+	fingerprint := Fingerprint(slices.Concat(binaries[:1], config))
+	unit, err := render.File(templates.Node, "node/containerd.service", map[string]string{
+		"Binary": path.Join(binDir, "containerd"), "Fingerprint": converge.FingerprintVariable + "=" + fingerprint,
+	})
+	if err != nil {
+		return nil, err
+	}
+	config = append(config, host.Bytes("/etc/systemd/system/"+Unit, 0o644, unit))
+	return []plan.Step{
+		converge.Files{Name: "runtime/binaries", List: fixed(binaries), Width: 4},
+		converge.Files{Name: "runtime/config", List: fixed(config), Width: 4},
+		converge.Service{Name: "runtime/service", Unit: Unit, Fingerprint: fingerprint, After: "runtime/config", Disruptive: true},
+	}, nil
+}
+
+// Binaries returns containerd first, then its companions, runc and the plugins.
+func Binaries(p payload.Payload) ([]host.File, error) {
+	var out []host.File
+	for _, c := range []struct{ component, dir string }{{"containerd", binDir}, {"runc", runcDir}, {"cni-plugins", cniDir}} {
+		files, err := p.Binaries(c.component, c.dir)
+		if err != nil {
+			return nil, err
+		}
+		if c.component == "containerd" {
+			slices.SortFunc(files, func(a, b host.File) int { return strings.Compare(a.Path, b.Path) })
+		}
+		out = append(out, files...)
+	}
+	return out, nil
+}
+
+func fixed(files []host.File) func(context.Context, host.Reader) ([]host.File, error) {
+	return func(context.Context, host.Reader) ([]host.File, error) { return files, nil }
+}
+
+// Fingerprint is a digest over the paths and contents of files.
+func Fingerprint(files []host.File) string {
+	h := sha256.New()
+	for _, f := range files {
+		fmt.Fprintf(h, "%s %s\n", f.Path, f.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// configFiles returns containerd's configuration and those of the registries.
+func configFiles(o Options) ([]host.File, error) {
+	pause, err := o.Payload.Image("pause")
+	if err != nil {
+		return nil, err
+	}
+	version, err := o.Payload.Component("containerd")
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(strings.TrimPrefix(version, "v"), "2.") {
+		return nil, fmt.Errorf("containerd %s: only 2.x is supported", version)
+	}
+	config, err := Config(o.Spec, pause)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := registryFiles(o.Spec.Mirrors)
+	if err != nil {
+		return nil, err
+	}
+	return append([]host.File{host.Bytes("/etc/containerd/config.toml", 0o644, config)}, hosts...), nil
+}
+
+// Config returns containerd's config.toml, version 3, with overrides merged.
+func Config(spec v1alpha1.Containerd, pause string) ([]byte, error) {
+	tree := map[string]any{
+		"version": 3,
+		"plugins": map[string]any{
+			"io.containerd.cri.v1.images": map[string]any{
+				"pinned_images": map[string]any{"sandbox": pause},
+				"registry":      map[string]any{"config_path": certsDir},
+			},
+			"io.containerd.cri.v1.runtime": map[string]any{
+				"containerd": map[string]any{"runtimes": map[string]any{"runc": map[string]any{
+					"runtime_type": "io.containerd.runc.v2",
+					"options":      map[string]any{"SystemdCgroup": spec.CgroupDriver != v1alpha1.CgroupCgroupfs},
+				}}},
+			},
+		},
+	}
+	if len(spec.Overrides) > 0 {
+		raw, err := json.Marshal(spec.Overrides)
+		if err != nil {
+			return nil, err
+		}
+		var over map[string]any
+		d := json.NewDecoder(strings.NewReader(string(raw)))
+		d.UseNumber()
+		if err := d.Decode(&over); err != nil {
+			return nil, fmt.Errorf("spec.runtime.containerd.overrides: %w", err)
+		}
+		merge(tree, over)
+	}
+	out, err := toml.Marshal(numbers(tree))
+	if err != nil {
+		return nil, fmt.Errorf("write containerd configuration: %w", err)
+	}
+	return append([]byte("# written by kocli; change spec.runtime.containerd in the cluster YAML instead\n"), out...), nil
+}
+
+// merge lays over on base: tables key by key, everything else as a whole; null
+// removes.
+func merge(base, over map[string]any) {
+	for k, v := range over {
+		b, isTable := base[k].(map[string]any)
+		o, overTable := v.(map[string]any)
+		switch {
+		case v == nil:
+			delete(base, k)
+		case isTable && overTable:
+			merge(b, o)
+		default:
+			base[k] = v
+		}
+	}
+}
+
+// numbers turns JSON numbers into the integers or floats that TOML tells apart.
+func numbers(v any) any {
+	switch t := v.(type) {
+	case map[string]any:
+		for k := range t {
+			t[k] = numbers(t[k])
+		}
+	case []any:
+		for i := range t {
+			t[i] = numbers(t[i])
+		}
+	case json.Number:
+		if i, err := t.Int64(); err == nil {
+			return i
+		}
+		f, err := t.Float64()
+		if err != nil {
+			return t.String()
+		}
+		return f
+	}
+	return v
+}
+
+// Offline is the server that containerd falls back to where no mirror serves an
+// image. The name can never exist (RFC 2606), and says in the error message
+// what is the matter.
+const Offline = "https://not-in-the-bundle.kocli.invalid"
+
+// registryFiles returns a hosts.toml for every mirrored registry, and the
+// default for all others: no registry is ever asked over the internet.
+func registryFiles(mirrors map[string]v1alpha1.Mirror) ([]host.File, error) {
+	type server struct {
+		Capabilities []string `toml:"capabilities"`
+		CA           string   `toml:"ca,omitempty"`
+	}
+	type hosts struct {
+		Server string            `toml:"server"`
+		Host   map[string]server `toml:"host,omitempty"`
+	}
+	var out []host.File
+	add := func(registry string, h hosts) error {
+		data, err := toml.Marshal(h)
+		if err != nil {
+			return err
+		}
+		out = append(out, host.Bytes(path.Join(certsDir, registry, "hosts.toml"), 0o644, append([]byte("# written by kocli\n"), data...)))
+		return nil
+	}
+	if err := add("_default", hosts{Server: Offline}); err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(mirrors))
+	for n := range mirrors {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		m := mirrors[n]
+		ca := ""
+		if m.CAFile != "" {
+			pem, err := os.ReadFile(m.CAFile)
+			if err != nil {
+				return nil, fmt.Errorf("spec.runtime.containerd.mirrors[%s].caFile: %w", n, err)
+			}
+			ca = path.Join(certsDir, n, "ca.crt")
+			out = append(out, host.Bytes(ca, 0o644, pem))
+		}
+		h := hosts{Server: Offline, Host: map[string]server{}}
+		for _, e := range m.Endpoints {
+			h.Host[e] = server{Capabilities: []string{"pull", "resolve"}, CA: ca}
+		}
+		if err := add(n, h); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
