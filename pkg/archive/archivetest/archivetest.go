@@ -1,0 +1,148 @@
+// Package archivetest makes small bundles for tests: every kind of item, with
+// contents of a few kilobytes. Only tests import it.
+package archivetest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/kocli/kocli/pkg/archive"
+)
+
+// The versions of the sample.
+const (
+	Kubernetes = "v1.36.3"
+	Arch       = "amd64"
+)
+
+// Content holds blobs by digest.
+type Content map[string][]byte
+
+// Put stores data and returns its descriptor.
+func (c Content) Put(mediaType string, data []byte) archive.Descriptor {
+	sum := sha256.Sum256(data)
+	d := "sha256:" + hex.EncodeToString(sum[:])
+	c[d] = data
+	return archive.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))}
+}
+
+// Open is what archive.Write asks for.
+func (c Content) Open(digest string) (io.ReadCloser, error) {
+	data, ok := c[digest]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", digest, os.ErrNotExist)
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+// Image stores an image with the given layers and returns its item.
+func (c Content) Image(ref string, role archive.Role, layers ...[]byte) archive.Item {
+	const manifestType = "application/vnd.oci.image.manifest.v1+json"
+	config := c.Put("application/vnd.oci.image.config.v1+json",
+		[]byte(fmt.Sprintf(`{"architecture":%q,"os":"linux","author":%q,"rootfs":{"type":"layers","diff_ids":[]}}`, Arch, ref)))
+	blobs := []archive.Descriptor{config}
+	for _, l := range layers {
+		blobs = append(blobs, c.Put("application/vnd.oci.image.layer.v1.tar+gzip", l))
+	}
+	raw, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": config, "layers": blobs[1:]})
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	blobs = append([]archive.Descriptor{c.Put(manifestType, raw)}, blobs...)
+	return archive.Item{
+		Kind: archive.KindImage, Name: ref, Arch: Arch, Role: role, Digest: blobs[0].Digest, Size: archive.ImageSize(blobs),
+		Blobs: blobs, Licence: "Apache-2.0", Source: ref,
+	}
+}
+
+// File stores a file and returns its item.
+func (c Content) File(kind archive.Kind, name, version, file string, role archive.Role, data []byte) archive.Item {
+	d := c.Put("", data)
+	return archive.Item{
+		Kind: kind, Name: name, Version: version, Arch: Arch, Role: role, File: file, Digest: d.Digest, Size: d.Size,
+		Licence: "Apache-2.0", Source: "https://example.test/" + file,
+	}
+}
+
+// Sample returns the manifest and content of a small bundle that has what a
+// cluster of Kubernetes v1.36.3 with flannel needs, by name: the contents are
+// not programs.
+func Sample() (*archive.Manifest, Content) {
+	c := Content{}
+	base := bytes.Repeat([]byte("base layer "), 300)
+	layer := func(name string) []byte { return bytes.Repeat([]byte("layer of "+name+" "), 200) }
+	var items []archive.Item
+	for _, x := range []struct {
+		ref  string
+		role archive.Role
+	}{
+		{"registry.k8s.io/kube-apiserver:v1.36.3", archive.RoleControlPlane},
+		{"registry.k8s.io/kube-controller-manager:v1.36.3", archive.RoleControlPlane},
+		{"registry.k8s.io/kube-scheduler:v1.36.3", archive.RoleControlPlane},
+		{"registry.k8s.io/kube-proxy:v1.36.3", archive.RoleAll},
+		{"registry.k8s.io/etcd:3.6.8-0", archive.RoleControlPlane},
+		{"registry.k8s.io/coredns/coredns:v1.14.2", archive.RoleAll},
+		{"registry.k8s.io/pause:3.10.2", archive.RoleAll},
+		{"ghcr.io/flannel-io/flannel:v0.26.7", archive.RoleAll},
+		{"ghcr.io/flannel-io/flannel-cni-plugin:v1.6.2-flannel1", archive.RoleAll},
+	} {
+		items = append(items, c.Image(x.ref, x.role, base, layer(x.ref)))
+	}
+	for _, x := range []struct {
+		kind                archive.Kind
+		name, version, file string
+		role                archive.Role
+	}{
+		{archive.KindBinary, "kubeadm", "v1.36.3", "kubeadm", archive.RoleAll},
+		{archive.KindBinary, "kubelet", "v1.36.3", "kubelet", archive.RoleAll},
+		{archive.KindBinary, "kubectl", "v1.36.3", "kubectl", archive.RoleControlPlane},
+		{archive.KindBinary, "runc", "1.4.3", "runc.amd64", archive.RoleAll},
+		{archive.KindArchive, "containerd", "2.2.9", "containerd-2.2.9-linux-amd64.tar.gz", archive.RoleAll},
+		{archive.KindArchive, "cni-plugins", "1.9.1", "cni-plugins-linux-amd64-v1.9.1.tgz", archive.RoleAll},
+		{archive.KindKocli, "kocli", "v0.0.0-test", "kocli", archive.RoleAll},
+	} {
+		items = append(items, c.File(x.kind, x.name, x.version, x.file, x.role, layer(x.file)))
+	}
+	for _, name := range []string{"conntrack", "socat", "libmnl0"} {
+		it := c.File(archive.KindPackage, name, "1.0-1", name+"_1.0-1_amd64.deb", archive.RoleAll, layer(name))
+		it.Package = &archive.Package{Distribution: "debian", Release: "12", Name: name, Architecture: Arch}
+		if name == "libmnl0" {
+			it.Package.RequiredBy = []string{"conntrack"}
+		} else {
+			it.Package.Requested, it.Package.Commands = true, []string{name}
+		}
+		items = append(items, it)
+	}
+	return &archive.Manifest{
+		Name: "sample", BuiltBy: "v0.0.0-test",
+		Kubernetes: []archive.Release{{Version: Kubernetes, Components: map[string]string{
+			"containerd": "2.2.9", "runc": "1.4.3", "cni-plugins": "1.9.1", "etcd": "3.6.8-0", "coredns": "v1.14.2", "pause": "3.10.2",
+			"flannel": "v0.26.7", "flannel-cni-plugin": "v1.6.2-flannel1",
+		}}},
+		Architectures: []string{Arch}, CNI: []string{"flannel"},
+		Distributions: []archive.Distribution{{ID: "debian", Version: "12"}},
+		Items:         items,
+	}, c
+}
+
+// Write writes the sample into a folder of the test and returns its path.
+func Write(t testing.TB) string {
+	t.Helper()
+	m, c := Sample()
+	var b bytes.Buffer
+	if _, _, err := archive.Write(&b, m, c.Open); err != nil {
+		t.Fatalf("write sample bundle: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "sample.tar")
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
