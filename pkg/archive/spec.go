@@ -1,0 +1,193 @@
+package archive
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kocli/kocli/pkg/fault"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/yaml"
+)
+
+// APIVersion and SpecKind head a bundle.yaml.
+const (
+	APIVersion = "kocli.io/v1alpha1"
+	SpecKind   = "Bundle"
+)
+
+// Spec is bundle.yaml: what a bundle should hold. The catalogue says where it
+// comes from.
+type Spec struct {
+	// Version of this format: kocli.io/v1alpha1.
+	APIVersion string `json:"apiVersion"`
+	// Kind of this document: Bundle.
+	Kind string `json:"kind"`
+	// What the bundle is called.
+	Metadata SpecMetadata `json:"metadata"`
+	// What the bundle should hold.
+	Spec SpecBody `json:"spec"`
+}
+
+// SpecMetadata names a bundle.
+type SpecMetadata struct {
+	// Name of the bundle, shown by inspect.
+	Name string `json:"name"`
+}
+
+// SpecBody is what a bundle should hold.
+type SpecBody struct {
+	// Versions of Kubernetes, such as v1.36.3. Each must be in the catalogue.
+	Kubernetes []string `json:"kubernetes"`
+	// Architectures of the hosts: amd64, arm64.
+	Architectures []string `json:"architectures"`
+	// CNIs to bring: flannel.
+	CNI []string `json:"cni,omitempty"`
+	// Versions of components that differ from the catalogue: "containerd": "2.2.8".
+	Components map[string]string `json:"components,omitempty"`
+	// Operating systems whose packages to bring.
+	OSPackages []OSPackages `json:"osPackages,omitempty"`
+	// Further images, by full reference.
+	ExtraImages []ExtraImage `json:"extraImages,omitempty"`
+}
+
+// OSPackages asks for the packages of one operating system, with everything
+// that they depend on and a minimal system lacks.
+type OSPackages struct {
+	// ID of /etc/os-release: debian.
+	Distribution string `json:"distribution"`
+	// VERSION_ID of /etc/os-release: "12".
+	Version string `json:"version"`
+	// Packages beside those of the catalogue.
+	Extra []string `json:"extra,omitempty"`
+	// File with the OpenPGP keys that sign the archive. Default: the place
+	// where the distribution keeps it. Relative to bundle.yaml.
+	Keyring string `json:"keyring,omitempty"`
+	// Accept an archive whose signature cannot be checked. Whoever controls
+	// the network then controls the hosts.
+	InsecureSkipSignature bool `json:"insecureSkipSignature,omitempty"`
+}
+
+// ExtraImage is an image that the catalogue does not know.
+type ExtraImage struct {
+	// Full reference with registry and tag: docker.io/library/busybox:1.37.
+	Ref string `json:"ref"`
+	// Hosts that need it: all, control-plane or worker. Default: all.
+	Role Role `json:"role,omitempty"`
+}
+
+var versionOfKubernetes = regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+(-[a-z0-9.]+)?$`)
+
+// DecodeSpec reads a bundle.yaml strictly and validates it. All faults are
+// reported at once, with their paths. Errors carry fault.Usage.
+func DecodeSpec(data []byte) (*Spec, error) {
+	var s Spec
+	if err := yaml.UnmarshalStrict(data, &s); err != nil {
+		return nil, invalid(fmt.Errorf("bundle.yaml: %w", err))
+	}
+	for i := range s.Spec.ExtraImages {
+		if s.Spec.ExtraImages[i].Role == "" {
+			s.Spec.ExtraImages[i].Role = RoleAll
+		}
+	}
+	if errs := s.validate(); len(errs) > 0 {
+		return nil, invalid(errs.ToAggregate())
+	}
+	return &s, nil
+}
+
+func invalid(err error) error {
+	return &fault.Error{
+		Op: "read bundle spec", Code: fault.Usage, Err: err,
+		Hint: "compare with examples/bundle-v1.36.3-amd64.yaml, which is commented",
+	}
+}
+
+func (s *Spec) validate() field.ErrorList {
+	var errs field.ErrorList
+	if s.APIVersion != APIVersion {
+		errs = append(errs, field.NotSupported(field.NewPath("apiVersion"), s.APIVersion, []string{APIVersion}))
+	}
+	if s.Kind != SpecKind {
+		errs = append(errs, field.NotSupported(field.NewPath("kind"), s.Kind, []string{SpecKind}))
+	}
+	if !wordForm.MatchString(s.Metadata.Name) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), s.Metadata.Name, "must be a name of letters, digits, dots and dashes"))
+	}
+	p := field.NewPath("spec")
+	errs = append(errs, validateList(p.Child("kubernetes"), s.Spec.Kubernetes, true, func(v string) string {
+		if !versionOfKubernetes.MatchString(v) {
+			return "must be a full version such as v1.36.3"
+		}
+		return ""
+	})...)
+	errs = append(errs, validateList(p.Child("architectures"), s.Spec.Architectures, true, func(v string) string {
+		if !slices.Contains([]string{"amd64", "arm64"}, v) {
+			return "must be amd64 or arm64"
+		}
+		return ""
+	})...)
+	errs = append(errs, validateList(p.Child("cni"), s.Spec.CNI, false, validWord)...)
+	for name, v := range s.Spec.Components {
+		if !versionForm.MatchString(v) {
+			errs = append(errs, field.Invalid(p.Child("components").Key(name), v, "must be a version"))
+		}
+	}
+	errs = append(errs, s.validatePackages(p.Child("osPackages"))...)
+	for i, im := range s.Spec.ExtraImages {
+		at := p.Child("extraImages").Index(i)
+		name, _, _ := strings.Cut(im.Ref, "/")
+		if !refForm.MatchString(im.Ref) || strings.Contains(im.Ref, "..") || !strings.ContainsAny(name, ".:") {
+			errs = append(errs, field.Invalid(at.Child("ref"), im.Ref, "must be a full reference with registry and tag: docker.io/library/busybox:1.37"))
+		}
+		if im.Role != RoleAll && im.Role != RoleControlPlane && im.Role != RoleWorker {
+			errs = append(errs, field.NotSupported(at.Child("role"), im.Role, []Role{RoleAll, RoleControlPlane, RoleWorker}))
+		}
+	}
+	return errs
+}
+
+func (s *Spec) validatePackages(p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, o := range s.Spec.OSPackages {
+		at := p.Index(i)
+		if !wordForm.MatchString(o.Distribution) {
+			errs = append(errs, field.Invalid(at.Child("distribution"), o.Distribution, "must be the ID of /etc/os-release: debian"))
+		}
+		if !wordForm.MatchString(o.Version) {
+			errs = append(errs, field.Invalid(at.Child("version"), o.Version, "must be the VERSION_ID of /etc/os-release: \"12\""))
+		}
+		if key := o.Distribution + " " + o.Version; seen[key] {
+			errs = append(errs, field.Duplicate(at, key))
+		} else {
+			seen[key] = true
+		}
+		errs = append(errs, validateList(at.Child("extra"), o.Extra, false, validWord)...)
+	}
+	return errs
+}
+
+func validWord(v string) string {
+	if !wordForm.MatchString(v) {
+		return "must be a name"
+	}
+	return ""
+}
+
+func validateList(p *field.Path, list []string, required bool, check func(string) string) field.ErrorList {
+	var errs field.ErrorList
+	if required && len(list) == 0 {
+		errs = append(errs, field.Required(p, "name at least one"))
+	}
+	for i, v := range list {
+		if why := check(v); why != "" {
+			errs = append(errs, field.Invalid(p.Index(i), v, why))
+		}
+		if slices.Contains(list[:i], v) {
+			errs = append(errs, field.Duplicate(p.Index(i), v))
+		}
+	}
+	return errs
+}
