@@ -18,23 +18,29 @@ func validateOverrides(o *v1alpha1.Overrides, p *field.Path) field.ErrorList {
 		"nodeRegistration.taints":    "set spec.hosts[].taints or roles",
 	}
 	all := forbidFields(o.ClusterConfiguration, p.Child("clusterConfiguration"), map[string]string{
-		"kubernetesVersion":    "set spec.kubernetes.version",
-		"clusterName":          "set metadata.name",
-		"controlPlaneEndpoint": "set spec.controlPlane.endpoint",
-		"networking":           "set spec.network",
-		"imageRepository":      "images come from the bundle under their own names",
-		"certificatesDir":      "kocli relies on kubeadm's directory",
-		"etcd.external":        "not supported by this version of kocli yet",
-		"apiServer.certSANs":   "set spec.kubernetes.apiServer.certSANs",
+		"kubernetesVersion":           "set spec.kubernetes.version",
+		"clusterName":                 "set metadata.name",
+		"controlPlaneEndpoint":        "set spec.controlPlane.endpoint",
+		"networking":                  "set spec.network",
+		"imageRepository":             "images come from the bundle under their own names",
+		"certificatesDir":             "kocli relies on kubeadm's directory",
+		"etcd.external":               "not supported by this version of kocli yet",
+		"apiServer.extraArgs":         "set spec.kubernetes.apiServer.extraArgs",
+		"controllerManager.extraArgs": "set spec.kubernetes.controllerManager.extraArgs",
+		"scheduler.extraArgs":         "set spec.kubernetes.scheduler.extraArgs",
+		"etcd.local.extraArgs":        "set spec.kubernetes.etcd.extraArgs",
+		"apiServer.certSANs":          "set spec.kubernetes.apiServer.certSANs",
 	})
 	all = append(all, forbidFields(o.InitConfiguration, p.Child("initConfiguration"), with(registration, map[string]string{
 		"bootstrapTokens":  "kocli makes random, short-lived tokens",
 		"certificateKey":   "kocli makes random, short-lived keys",
+		"patches":          "set spec.hosts[].kubelet",
 		"localAPIEndpoint": "set spec.hosts[].privateAddress",
 	}))...)
 	all = append(all, forbidFields(o.JoinConfiguration, p.Child("joinConfiguration"), with(registration, map[string]string{
 		"discovery":    "kocli makes random, short-lived tokens",
 		"controlPlane": "set spec.hosts[].roles",
+		"patches":      "set spec.hosts[].kubelet",
 	}))...)
 	all = append(all, forbidFields(o.Kubelet, p.Child("kubelet"), kubeletManaged())...)
 	return append(all, forbidFields(o.KubeProxy, p.Child("kubeProxy"), map[string]string{

@@ -62,7 +62,8 @@ type Audit struct {
 }
 
 // Overrides are fields of Kubernetes' own configuration types. They are merged
-// over what kocli sets: objects field by field, lists as a whole, null removes.
+// over what kocli sets: objects field by field, lists of named things by name,
+// other lists as a whole; null removes.
 // A field that the type does not have is refused.
 type Overrides struct {
 	// Fields of ClusterConfiguration (kubeadm.k8s.io/v1beta4).

@@ -1,0 +1,38 @@
+// Package kubeadm makes the configuration files that kubeadm reads from the
+// inventory: typed v1beta4, KubeletConfiguration and KubeProxyConfiguration
+// objects, the user's overrides merged over them, and the result decoded
+// strictly into the types again. It also makes the other secrets and files of
+// a control plane that are Kubernetes' own types.
+//
+// It is the only importer of k8s.io/kubernetes, and only of its v1beta4 API.
+// It must not import kubeadm's validation (which doubles the dependencies:
+// kubeadm validates on the host), nor anything that reaches a host.
+package kubeadm
+
+// Where things are on a host. Every step takes them from here.
+const (
+	// CRISocket is containerd's socket.
+	CRISocket = "unix:///run/containerd/containerd.sock"
+	// ConfigDir holds what kocli gives to the control plane. It is mounted into
+	// the API server, so it must exist before kubeadm init, mode 0700.
+	ConfigDir = "/etc/kubernetes/kocli"
+	// InitConfigPath and JoinConfigPath are kubeadm's --config. They hold a
+	// bootstrap token: mode 0600, and removed after use.
+	InitConfigPath = ConfigDir + "/kubeadm-init.yaml"
+	JoinConfigPath = ConfigDir + "/kubeadm-join.yaml"
+	// AuditPolicyPath holds AuditPolicy, where auditing is enabled.
+	AuditPolicyPath = ConfigDir + "/audit-policy.yaml"
+	// AuditLogDir is where the API server writes the audit log; kubeadm makes it.
+	AuditLogDir = "/var/log/kubernetes/audit"
+	// EncryptionConfigPath holds EncryptionConfig, mode 0600, where Secrets are
+	// encrypted.
+	EncryptionConfigPath = ConfigDir + "/encryption.yaml"
+	// PatchesDir is kubeadm's patches directory. KubeletPatchPath in it holds
+	// KubeletPatch, where a node has one.
+	PatchesDir       = "/etc/kubernetes/kocli/patches"
+	KubeletPatchPath = PatchesDir + "/kubeletconfiguration+merge.yaml"
+	// AdminConfigPath is the kubeconfig that kubeadm init writes, and CACertPath
+	// the cluster's CA.
+	AdminConfigPath = "/etc/kubernetes/admin.conf"
+	CACertPath      = "/etc/kubernetes/pki/ca.crt"
+)
