@@ -1,6 +1,7 @@
 # The Docker engine below the labs: the machine's own where one answers, else a
 # private daemon with its own socket, data and pid file. Sourced by lab.sh.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # lab.sh sets cache and lab_dir
 
 engine=$cache/run/engine
 socket=$engine/docker.sock
@@ -8,7 +9,7 @@ socket=$engine/docker.sock
 engine_running() {
 	local pid
 	pid=$(cat "$engine/docker.pid" 2>/dev/null) || return 1
-	[ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "--data-root $engine/data"
+	[ -n "$pid" ] && { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "--data-root $engine/data"
 }
 
 # engine_select sets docker to the client's command for the engine in use, and
@@ -16,7 +17,7 @@ engine_running() {
 engine_select() {
 	if engine_running && command docker --host "unix://$socket" version >/dev/null 2>&1; then
 		docker=(docker --host "unix://$socket")
-	elif [ ! -d "$engine" ] && command docker version >/dev/null 2>&1; then
+	elif [ ! -e "$engine/docker.pid" ] && command docker version >/dev/null 2>&1; then
 		docker=(docker)
 	else
 		return 1
@@ -25,10 +26,6 @@ engine_select() {
 
 engine_start() {
 	if engine_select; then return; fi
-	if command docker version >/dev/null 2>&1; then
-		docker=(docker)
-		return
-	fi
 	[ "$(id -u)" = 0 ] || die "no Docker daemon answers, and starting one needs root"
 	"$lab_dir/deps.sh" lab
 	[ ${#socket} -lt 100 ] || die "the path $socket is too long for a socket: set KOCLI_CACHE to a shorter one"
@@ -61,7 +58,7 @@ engine_clear() {
 	fi
 	# Processes whose command line names this engine's folder, and the hosts below them.
 	for p in /proc/[0-9]*; do
-		if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -qE "^([^ ]*/)?(containerd|containerd-shim[^ ]*|dockerd) .*$engine/exec"; then
+		if { tr '\0' ' ' <"$p/cmdline"; } 2>/dev/null | grep -qE "^([^ ]*/)?(containerd|containerd-shim[^ ]*|dockerd) .*$engine/exec"; then
 			pid=${p#/proc/}
 			engine_kill_tree "$pid"
 		fi
@@ -76,6 +73,7 @@ engine_clear() {
 
 engine_kill_tree() {
 	local child
+	# shellcheck disable=SC2013 # the file is one line of numbers
 	for child in $(cat "/proc/$1/task/"*/children 2>/dev/null); do engine_kill_tree "$child"; done
 	kill -KILL "$1" 2>/dev/null || true
 }

@@ -1,13 +1,14 @@
 # The image that lab hosts start from: a bare Debian with systemd and sshd, and
 # on purpose none of the tools that kocli has to bring. Sourced by lab.sh.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # lab.sh sets cache, lab_dir and docker
 
 host_suite=bookworm
 host_packages=systemd,systemd-sysv,dbus,openssh-server,sudo,iproute2,procps,kmod
 
 # host_image sets $image, and makes it when the engine does not have it.
 host_image() {
-	local key tar root url
+	local key tar root
 	key=$({ echo "$host_suite $host_packages"; declare -f host_rootfs; sha256sum "$lab_dir"/host/* | cut -d' ' -f1; } | sha256sum | cut -c1-12)
 	image=kocli-lab-host:$key
 	if "${docker[@]}" image inspect "$image" >/dev/null 2>&1; then return; fi
@@ -22,7 +23,7 @@ host_image() {
 		rm -rf "$root"
 		mv "$tar.tmp" "$tar"
 	fi
-	"${docker[@]}" import --change 'ENTRYPOINT ["/usr/local/sbin/lab-host"]' --change 'STOPSIGNAL SIGRTMIN+3' \
+	"${docker[@]}" import --change 'ENTRYPOINT ["/usr/local/sbin/lab-host"]' \
 		"$tar" "$image" >/dev/null
 }
 

@@ -96,6 +96,7 @@ host_ready() {
 host_credentials() {
 	local h=$1
 	{ cat "$home/id_ed25519.pub"; echo "ops:$(cat "$home/ops-password")"; } |
+		# shellcheck disable=SC2016 # for the host's shell
 		"${docker[@]}" exec -i "$(container "$h")" sh -c '
 			set -e
 			read -r key
@@ -156,7 +157,7 @@ cmd_down() {
 		[ -z "$ids" ] || "${docker[@]}" rm -fv $ids >/dev/null
 		! "${docker[@]}" network inspect "kocli-lab-$lab" >/dev/null 2>&1 || "${docker[@]}" network rm "kocli-lab-$lab" >/dev/null
 		engine_stop
-	elif [ -d "$engine" ]; then
+	elif [ -e "$engine/docker.pid" ]; then
 		# The daemon is gone, killed perhaps: start it to remove what it knows.
 		engine_start
 		cmd_down

@@ -99,6 +99,7 @@ fill_mirror() { go_build "$upstream_dir/mirror" "$1" '' .; }
 fill_debs() {
 	local out=$1 suite=$2 url
 	shift 2
+	# shellcheck disable=SC2016 # apt's own placeholder
 	url=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" 'Component: main' 'Architecture: amd64' | head -1)
 	[ -n "$url" ] || die "apt on this machine has no source for Debian $suite main"
 	"$mirror" debs -archive "$url" -suite "$suite" -out "$out" "$@"
@@ -110,7 +111,7 @@ fill_netbase() {
 	local out=$1 root=$1/root d deb
 	mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
 	for d in bin sbin lib lib64; do ln -s "usr/$d" "$root/$d"; done
-	"$mirror" debs -resolve -suite "$DEBIAN_SUITE" -out "$debs" iptables nftables conntrack iproute2 kmod busybox-static >"$out/list"
+	"$mirror" debs -resolve -suite "$DEBIAN_SUITE" -out "$debs" iptables nftables conntrack iproute2 kmod busybox >"$out/list"
 	while read -r deb; do
 		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --keep-directory-symlink --no-same-owner
 	done <"$out/list"
@@ -121,6 +122,10 @@ fill_netbase() {
 	for d in sh cat ls cp mkdir; do [ -e "$root/usr/bin/$d" ] || ln -s busybox "$root/usr/bin/$d"; done
 	mkdir -p "$root"/{run,tmp,etc}
 	rm -f "$out/list"
+	# A shell and cp for the image that has nothing else.
+	deb=$(find "$debs/pool" -name 'busybox-static_*.deb')
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -O ./bin/busybox >"$out/busybox-static"
+	chmod 755 "$out/busybox-static"
 }
 
 build_mirror_tool() {
@@ -131,7 +136,7 @@ build_mirror_tool() {
 build_debs() {
 	# Everything an image of ours is made of is fetched here too.
 	# shellcheck disable=SC2086 # a list of words
-	once debian "$DEBIAN_SUITE" -- fill_debs "$DEBIAN_SUITE" $DEBIAN_PACKAGES iproute2 kmod busybox-static
+	once debian "$DEBIAN_SUITE" -- fill_debs "$DEBIAN_SUITE" $DEBIAN_PACKAGES iproute2 kmod busybox busybox-static
 	debs=$built
 }
 
@@ -194,7 +199,7 @@ spec_common() {
 		 "entrypoint": ["/opt/bin/flanneld"], "layers": [{"tree": "$netbase/root"}, {"files": {"/opt/bin/flanneld": "$fl/flanneld"}}]},
 		{"ref": "ghcr.io/flannel-io/flannel-cni-plugin:$FLANNEL_CNI_PLUGIN_TAG",
 		 "origin": ["github.com/containernetworking/plugins@$FLANNEL_CNI_PLUGIN_MODULE (plugins/meta/flannel, the plugin's home before it had a repository of its own)"],
-		 "layers": [{"files": {"/bin/busybox": "/bin/busybox", "/flannel": "$fc/flannel"}, "links": {"/bin/cp": "busybox", "/bin/sh": "busybox"}}]}
+		 "layers": [{"files": {"/bin/busybox": "$netbase/busybox-static", "/flannel": "$fc/flannel"}, "links": {"/bin/cp": "busybox", "/bin/sh": "busybox"}}]}
 		], "files": [
 		{"path": "$gh/containerd/containerd/releases/download/$CONTAINERD_VERSION/$cdt", "origin": ["github.com/containerd/containerd/v2@$CONTAINERD_VERSION"],
 		 "tar": {"bin/containerd": "$cd/containerd", "bin/containerd-shim-runc-v2": "$cd/containerd-shim-runc-v2", "bin/ctr": "$cd/ctr"},

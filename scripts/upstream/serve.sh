@@ -14,7 +14,7 @@ mirror=$cache/upstream/mirror/local/mirror
 running() {
 	local pid
 	pid=$(cat "$run/pid" 2>/dev/null) || return 1
-	[ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "serve -root $mirror_root"
+	[ -n "$pid" ] && { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "serve -root $mirror_root"
 }
 
 answers() { [ -s "$run/url" ] && curl -fsS -o /dev/null --max-time 5 "$(cat "$run/url")/v2/" 2>/dev/null; }
@@ -57,7 +57,7 @@ stop_process() {
 case ${1:-} in
 start) start ;;
 stop) mkdir -p "$run"; exec 9>"$run/lock"; flock 9; stop_process ;;
-url) running && answers && cat "$run/url" || die "the mirror is not running: scripts/upstream/serve.sh start" ;;
+url) { running && answers && cat "$run/url"; } || die "the mirror is not running: scripts/upstream/serve.sh start" ;;
 status) if running && answers; then echo "running $(cat "$run/url")"; else echo stopped; exit 1; fi ;;
 *) die "usage: serve.sh start|stop|url|status" ;;
 esac
