@@ -1,0 +1,161 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/fetch"
+	"github.com/kocli/kocli/pkg/fault"
+)
+
+// finish writes the bundle and the lock.
+func (b *builder) finish(ctx context.Context, parts []*part) (*Report, error) {
+	m, local, err := b.manifest(parts)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Output: b.opts.Output, Items: len(m.Items), Lock: b.opts.LockPath, Downloaded: b.meter.done(StageDownload)}
+	for _, it := range m.Items {
+		b.meter.expect(StageWrite, it.Size)
+	}
+	open := func(digest string) (io.ReadCloser, error) {
+		if path, ok := local[digest]; ok {
+			return os.Open(path) //nolint:gosec // given by the user
+		}
+		return b.client.Cache.Open(digest)
+	}
+	err = replaceFile(b.opts.Output, func(f *os.File) error {
+		w := &counting{ctx: ctx, w: f, add: func(n int64) { b.meter.add(StageWrite, "", n) }}
+		r.Digest, r.Size, err = archive.Write(w, m, open)
+		if err != nil {
+			return b.blame(err, m, local)
+		}
+		check, err := archive.NewReader(f, r.Size)
+		if err != nil {
+			return err
+		}
+		return check.Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("write bundle: %w", err)
+	}
+	if r.LockChanged, err = b.writeLock(); err != nil {
+		return nil, fmt.Errorf("write lock: %w", err)
+	}
+	return r, nil
+}
+
+// manifest is the bundle manifest; local are the files outside of the cache, by
+// digest.
+func (b *builder) manifest(parts []*part) (m *archive.Manifest, local map[string]string, err error) {
+	m = &archive.Manifest{Name: b.opts.Spec.Metadata.Name, BuiltBy: b.opts.Version, Architectures: slices.Clone(b.archs), CNI: slices.Clone(b.opts.Spec.Spec.CNI)}
+	for _, r := range b.release {
+		m.Kubernetes = append(m.Kubernetes, archive.Release{Version: r.Kubernetes, Components: r.Components})
+	}
+	for _, o := range b.opts.Spec.Spec.OSPackages {
+		m.Distributions = append(m.Distributions, archive.Distribution{ID: o.Distribution, Version: o.Version})
+	}
+	local = map[string]string{}
+	for _, p := range parts {
+		for _, it := range p.items {
+			if it.Size < 0 {
+				n, ok := b.client.Cache.Size(it.Digest)
+				if !ok {
+					return nil, nil, fmt.Errorf("%s: %s is not in the cache", it.Label(), it.Digest)
+				}
+				it.Size = n
+			}
+			if p.local != "" {
+				local[it.Digest] = p.local
+			}
+			m.Items = append(m.Items, it)
+		}
+	}
+	return m, local, nil
+}
+
+// blame drops a blob that turned out to be damaged from the cache, so that the
+// next build fetches it again.
+func (b *builder) blame(err error, m *archive.Manifest, local map[string]string) error {
+	var be *archive.BlobError
+	if !errors.As(err, &be) {
+		return err
+	}
+	if path, ok := local[be.Digest]; ok {
+		return fmt.Errorf("%s changed while it was read: %w", path, err)
+	}
+	label := be.Digest
+	for _, it := range m.Items {
+		if it.Digest == be.Digest || slices.ContainsFunc(it.Blobs, func(d archive.Descriptor) bool { return d.Digest == be.Digest }) {
+			label = it.Label()
+		}
+	}
+	return &fault.Error{
+		Op: "read cache", Code: fault.Bundle, Hint: "type the command again: the damaged file was removed from the cache and will be fetched anew",
+		Err: errors.Join(fmt.Errorf("%s: %w", label, err), b.client.Cache.Remove(be.Digest)),
+	}
+}
+
+// counting writes, reports what it wrote, and stops when ctx ends.
+type counting struct {
+	ctx context.Context //nolint:containedctx // one copy
+	w   io.Writer
+	add func(int64)
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	n, err := c.w.Write(p)
+	c.add(int64(n))
+	return n, err
+}
+
+// partPath is where a file is written before it is whole.
+func partPath(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part")
+}
+
+// replaceFile replaces a file by what write writes: under another name first,
+// synced, then renamed. Whatever happens, path is the old or the new file. What
+// a killed process left is written over; a running one is noticed.
+func replaceFile(path string, write func(*os.File) error) (err error) {
+	f, err := fetch.LockFile(partPath(path))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+		err = errors.Join(err, f.Close())
+	}()
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // of the output
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
