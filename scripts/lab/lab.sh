@@ -95,8 +95,8 @@ host_ready() {
 # host_credentials gives the users their keys and ops its password.
 host_credentials() {
 	local h=$1
+	# shellcheck disable=SC2016 # for the host's shell
 	{ cat "$home/id_ed25519.pub"; echo "ops:$(cat "$home/ops-password")"; } |
-		# shellcheck disable=SC2016 # for the host's shell
 		"${docker[@]}" exec -i "$(container "$h")" sh -c '
 			set -e
 			read -r key

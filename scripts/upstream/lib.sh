@@ -1,6 +1,7 @@
 # Shared by the scripts in this folder: where the cache is, and how a thing is
 # built into it once. Sourced, never run.
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # cache, mirror_root, built and cpu are for the scripts
 
 upstream_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${KOCLI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kocli}
