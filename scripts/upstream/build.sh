@@ -36,8 +36,7 @@ fill_kubernetes() {
 		awk -v s="v0.${version#v1.}" '$2 == "=>" && $3 ~ /^\.\/staging\// { print "replace " $1 " => " $1 " " s }' "$source"
 		printf 'tool %s\n' "${packages[@]}"
 	} >"$work/go.mod"
-	(cd "$work" && GOFLAGS=-mod=mod GOWORK=off go mod tidy) >"$work/tidy.log" 2>&1 ||
-		{ tail -5 "$work/tidy.log" >&2; die "go mod tidy for Kubernetes $version"; }
+	complete_sums "$work"
 	for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
 		flags+=" -X $p.gitVersion=$version -X $p.gitMajor=1 -X $p.gitMinor=$minor -X $p.gitTreeState=clean"
 	done

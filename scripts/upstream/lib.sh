@@ -68,6 +68,14 @@ go_build() {
 		go build -buildvcs=false -trimpath -tags "${GO_TAGS:-}" -ldflags "-s -w $ldflags" -o "$out/" "$@")
 }
 
+# complete_sums DIR: fills go.sum with what its commands need. Not `go mod tidy`,
+# which also wants the modules that tests of dependencies use.
+complete_sums() {
+	(cd "$1" && GOFLAGS=-mod=mod GOWORK=off go list -deps tool ./... >/dev/null 2>"$cache/work/go-list.$$.log") ||
+		{ tail -5 "$cache/work/go-list.$$.log" >&2; die "the modules of $1 do not resolve"; }
+	rm -f "$cache/work/go-list.$$.log"
+}
+
 # module_at NAME VERSION MODULE...: prints a folder with NAME's go.mod in which
 # the modules are at VERSION: the committed one where it pins just that, else a
 # copy in the cache.
@@ -82,7 +90,8 @@ module_at() {
 	if [ ! -f "$work/.ready" ]; then
 		rm -rf "$work" && mkdir -p "$work"
 		cp "$upstream_dir/$name"/* "$work/"
-		(cd "$work" && GOFLAGS=-mod=mod GOWORK=off go get "${@/%/@$version}" && GOFLAGS=-mod=mod go mod tidy) >&2
+		(cd "$work" && GOFLAGS=-mod=mod GOWORK=off go get "${@/%/@$version}") >&2
+		complete_sums "$work"
 		touch "$work/.ready"
 	fi
 	echo "$work"

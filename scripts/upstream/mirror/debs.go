@@ -33,7 +33,7 @@ func runDebs(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	if *suite == "" || *out == "" || flags.NArg() == 0 {
-		return errors.New("usage: mirror debs -archive URL -suite NAME -out DIR PACKAGE...")
+		return errors.New("usage: mirror debs -archive URL -suite NAME -out DIR PACKAGES")
 	}
 	packages := filepath.Join(*out, "dists", *suite, "main/binary-amd64/Packages")
 	if !*resolve {
