@@ -9,6 +9,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/kocli/kocli/pkg/archive/apt"
 )
 
@@ -135,11 +136,11 @@ const releaseText = "Origin: Test\nSuite: stable\nCodename: bookworm\nMD5Sum:\n 
 	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 12 main/binary-amd64/Packages.gz\n"
 
 func TestParseInRelease_checksTheSignature(t *testing.T) {
-	signer, err := openpgp.NewEntity("archive", "", "a@example.test", nil)
+	signer, err := openpgp.NewEntity("archive", "", "a@example.test", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := openpgp.NewEntity("other", "", "o@example.test", nil)
+	other, err := openpgp.NewEntity("other", "", "o@example.test", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
