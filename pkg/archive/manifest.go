@@ -84,10 +84,13 @@ type Item struct {
 	CNI        string   `json:"cni,omitempty"`        // needed by this CNI only
 	Licence    string   `json:"licence,omitempty"`    // SPDX expression, or "see package"
 	Source     string   `json:"source,omitempty"`     // upstream URL, whichever mirror served it
-	File       string   `json:"file,omitempty"`       // file name; empty for images
-	Digest     string   `json:"digest"`               // of the file, or of the image's manifest
-	Size       int64    `json:"size"`                 // bytes of the file, or of all blobs of the image
-	Package    *Package `json:"package,omitempty"`    // for OS packages
+	// SourceDigest is the digest of what Source serves, where the item is a
+	// part of it: a program out of upstream's tarball.
+	SourceDigest string   `json:"sourceDigest,omitempty"`
+	File         string   `json:"file,omitempty"`    // file name; empty for images
+	Digest       string   `json:"digest"`            // of the file, or of the image's manifest
+	Size         int64    `json:"size"`              // bytes of the file, or of all blobs of the image
+	Package      *Package `json:"package,omitempty"` // for OS packages
 	// Blobs are the manifest, configuration and layers of an image, in this
 	// order. Empty for files.
 	Blobs []Descriptor `json:"blobs,omitempty"`
@@ -214,6 +217,9 @@ func (it *Item) validate() error {
 	}
 	if it.Version != "" && !versionForm.MatchString(it.Version) {
 		return fmt.Errorf("version %q is not valid", it.Version)
+	}
+	if it.SourceDigest != "" && !ValidDigest(it.SourceDigest) {
+		return fmt.Errorf("source digest %q is not sha256", it.SourceDigest)
 	}
 	for _, d := range it.descriptors() {
 		if !ValidDigest(d.Digest) {

@@ -96,19 +96,24 @@ func Sample() (*archive.Manifest, Content) {
 		items = append(items, c.Image(x.ref, x.role, base, layer(x.ref)))
 	}
 	for _, x := range []struct {
-		kind                archive.Kind
-		name, version, file string
-		role                archive.Role
+		kind                           archive.Kind
+		name, component, version, file string
+		role                           archive.Role
 	}{
-		{archive.KindBinary, "kubeadm", "v1.36.3", "kubeadm", archive.RoleAll},
-		{archive.KindBinary, "kubelet", "v1.36.3", "kubelet", archive.RoleAll},
-		{archive.KindBinary, "kubectl", "v1.36.3", "kubectl", archive.RoleControlPlane},
-		{archive.KindBinary, "runc", "1.4.3", "runc.amd64", archive.RoleAll},
-		{archive.KindArchive, "containerd", "2.2.9", "containerd-2.2.9-linux-amd64.tar.gz", archive.RoleAll},
-		{archive.KindArchive, "cni-plugins", "1.9.1", "cni-plugins-linux-amd64-v1.9.1.tgz", archive.RoleAll},
-		{archive.KindKocli, "kocli", "v0.0.0-test", "kocli", archive.RoleAll},
+		{archive.KindBinary, "kubeadm", "kubernetes", "v1.36.3", "kubeadm", archive.RoleAll},
+		{archive.KindBinary, "kubelet", "kubernetes", "v1.36.3", "kubelet", archive.RoleAll},
+		{archive.KindBinary, "kubectl", "kubernetes", "v1.36.3", "kubectl", archive.RoleControlPlane},
+		{archive.KindBinary, "runc", "runc", "1.4.3", "runc.amd64", archive.RoleAll},
+		{archive.KindBinary, "containerd", "containerd", "2.2.9", "containerd", archive.RoleAll},
+		{archive.KindBinary, "containerd-shim-runc-v2", "containerd", "2.2.9", "containerd-shim-runc-v2", archive.RoleAll},
+		{archive.KindBinary, "ctr", "containerd", "2.2.9", "ctr", archive.RoleAll},
+		{archive.KindBinary, "bridge", "cni-plugins", "1.9.1", "bridge", archive.RoleAll},
+		{archive.KindBinary, "loopback", "cni-plugins", "1.9.1", "loopback", archive.RoleAll},
+		{archive.KindKocli, "kocli", "kocli", "v0.0.0-test", "kocli", archive.RoleAll},
 	} {
-		items = append(items, c.File(x.kind, x.name, x.version, x.file, x.role, layer(x.file)))
+		it := c.File(x.kind, x.name, x.version, x.file, x.role, layer(x.file))
+		it.Component = x.component
+		items = append(items, it)
 	}
 	for _, name := range []string{"conntrack", "socat", "libmnl0"} {
 		it := c.File(archive.KindPackage, name, "1.0-1", name+"_1.0-1_amd64.deb", archive.RoleAll, layer(name))

@@ -135,6 +135,9 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 	if err := b.download(ctx, parts); err != nil {
 		return nil, err
 	}
+	if err := b.expand(ctx, parts); err != nil {
+		return nil, err
+	}
 	return b.finish(ctx, parts)
 }
 

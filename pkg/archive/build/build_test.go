@@ -31,7 +31,7 @@ func TestBuild_bringsWhatTheSpecAsksFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"conntrack 1:1.0-1 (amd64)", "ghcr.io/flannel-io/flannel:v1 (amd64)", "kocli v0.1.0 (amd64)", "kubelet v1.36.3 (amd64)", "libmnl0 1:1.0-1 (amd64)",
+		"conntrack 1:1.0-1 (amd64)", "containerd 2.2.9 (amd64)", "ctr 2.2.9 (amd64)", "ghcr.io/flannel-io/flannel:v1 (amd64)", "kocli v0.1.0 (amd64)", "kubelet v1.36.3 (amd64)", "libmnl0 1:1.0-1 (amd64)",
 		"registry.k8s.io/kube-apiserver:v1.36.3 (amd64)", "registry.k8s.io/pause:3.10 (amd64)", "runc 1.4.3 (amd64)",
 	}
 	if got := itemNames(b); !slices.Equal(got, want) {
@@ -43,6 +43,11 @@ func TestBuild_bringsWhatTheSpecAsksFor(t *testing.T) {
 	for _, s := range []build.Stage{build.StageResolve, build.StageDownload} {
 		if p := stages[s]; p.Done != p.Total || p.Total == 0 {
 			t.Errorf("%s ended at %d of %d", s, p.Done, p.Total)
+		}
+	}
+	for _, it := range b.Items(archive.Filter{}) {
+		if it.Name == "ctr" && (it.Kind != archive.KindBinary || it.Component != "containerd" || it.SourceDigest != "sha256:"+hexSum(u.files["/github.com/containerd/v2.2.9/containerd-amd64.tar.gz"])) {
+			t.Errorf("%+v", it)
 		}
 	}
 	p := b.Packages("debian", "12", archive.Filter{Role: archive.RoleWorker})
@@ -106,7 +111,7 @@ func TestBuild_severalVersionsAndArchitectures(t *testing.T) {
 	if got := strings.Join(refs, " "); got != "registry.k8s.io/kube-apiserver:v1.37.2 registry.k8s.io/pause:3.11" {
 		t.Fatal(got)
 	}
-	if n := len(b.Files(archive.Filter{Kubernetes: "v1.37.2", Arch: "arm64"})); n != 2 {
+	if n := len(b.Files(archive.Filter{Kubernetes: "v1.37.2", Arch: "arm64"})); n != 4 {
 		t.Fatalf("%d files", n)
 	}
 }
@@ -254,6 +259,12 @@ func TestBuild_refusesWhatIsNotAsPublished(t *testing.T) {
 		{"changed package", func(u *upstream, _ *build.Options) {
 			u.put("/ftp.debian.org/debian/pool/main/libmnl0_1.0_amd64.deb", "deb of libmnl0amd65")
 		}, fault.Bundle, "has digest"},
+		{"tarball that is none", func(u *upstream, _ *build.Options) {
+			u.file("/github.com/containerd/v2.2.9/containerd-amd64.tar.gz", "no tarball")
+		}, fault.Failure, "unpack containerd-amd64.tar.gz"},
+		{"tarball without programs", func(u *upstream, _ *build.Options) {
+			u.file("/github.com/containerd/v2.2.9/containerd-amd64.tar.gz", tarball(map[string]string{"README.md": "x"}))
+		}, fault.Failure, "no program"},
 		{"version that is not in the catalogue", func(_ *upstream, o *build.Options) { o.Spec.Spec.Kubernetes = []string{"v1.0.0"} }, fault.Usage, "v1.0.0"},
 		{"CNI that is not in the catalogue", func(_ *upstream, o *build.Options) { o.Spec.Spec.CNI = []string{"weave"} }, fault.Usage, "weave"},
 		{"mirror that is no URL", func(_ *upstream, o *build.Options) { o.Mirrors = []string{"ftp://x"} }, fault.Usage, "ftp://x"},

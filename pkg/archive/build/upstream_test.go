@@ -1,10 +1,12 @@
 package build_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -40,13 +42,14 @@ kind: Catalogue
 files:
 - {name: kubelet, component: kubernetes, kind: binary, role: all, licence: Apache-2.0, url: "https://dl.k8s.io/{version}/bin/linux/{arch}/kubelet", checksum: "https://dl.k8s.io/{version}/bin/linux/{arch}/kubelet.sha256"}
 - {name: runc, component: runc, kind: binary, role: all, licence: Apache-2.0, url: "https://github.com/runc/v{version}/runc.{arch}", checksum: "https://github.com/runc/v{version}/runc.sha256sum"}
+- {name: containerd, component: containerd, kind: archive, role: all, licence: Apache-2.0, url: "https://github.com/containerd/v{version}/containerd-{arch}.tar.gz", checksum: "https://github.com/containerd/v{version}/containerd-{arch}.tar.gz.sha256"}
 images:
 - {component: kubernetes, role: control-plane, licence: Apache-2.0, ref: "registry.k8s.io/kube-apiserver:{version}"}
 - {component: pause, role: all, licence: Apache-2.0, ref: "registry.k8s.io/pause:{version}"}
 - {component: flannel, cni: flannel, role: all, licence: Apache-2.0, ref: "ghcr.io/flannel-io/flannel:{version}"}
 releases:
-- {kubernetes: v1.36.3, components: {runc: 1.4.3, pause: "3.10", flannel: v1}}
-- {kubernetes: v1.37.2, components: {runc: 1.4.3, pause: "3.11", flannel: v1}}
+- {kubernetes: v1.36.3, components: {runc: 1.4.3, containerd: 2.2.9, pause: "3.10", flannel: v1}}
+- {kubernetes: v1.37.2, components: {runc: 1.4.3, containerd: 2.2.9, pause: "3.11", flannel: v1}}
 distributions:
 - id: debian
   version: "12"
@@ -116,6 +119,11 @@ func newUpstream(t *testing.T) *upstream {
 		sums += hexSum([]byte(data)) + " *runc." + arch + "\n"
 	}
 	u.put("/github.com/runc/v1.4.3/runc.sha256sum", sums)
+	for _, arch := range []string{"amd64", "arm64"} {
+		u.file("/github.com/containerd/v2.2.9/containerd-"+arch+".tar.gz", tarball(map[string]string{
+			"bin/containerd": "containerd " + arch, "bin/ctr": "ctr " + arch, "README.md": "read me",
+		}))
+	}
 	for _, ref := range []string{"registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.11", "ghcr.io/flannel-io/flannel:v1"} {
 		u.image(ref, "amd64", "arm64")
 	}
@@ -152,6 +160,27 @@ func (u *upstream) count(prefix string) int {
 		}
 	}
 	return n
+}
+
+// tarball holds these files; those under bin/ are executable.
+func tarball(files map[string]string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		mode := int64(0o644)
+		if strings.HasPrefix(name, "bin/") {
+			mode = 0o755
+		}
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(files[name])), Typeflag: tar.TypeReg}); err != nil {
+			panic(err)
+		}
+		must(io.WriteString(w, files[name]))
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		panic(err)
+	}
+	return b.String()
 }
 
 func hexSum(data []byte) string {

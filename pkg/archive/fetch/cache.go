@@ -112,6 +112,25 @@ func (c *Cache) Put(data []byte) (string, error) {
 	return digest, errors.Join(err, c.keep(f, digest))
 }
 
+// PutFrom stores what r holds and returns its digest.
+func (c *Cache) PutFrom(r io.Reader) (digest string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(c.partial("sha256:x")), "put-*")
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(f, h), r)
+	digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	_, have := c.Size(digest)
+	if err != nil || have {
+		return digest, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return digest, os.Rename(f.Name(), c.Path(digest))
+}
+
 // keep makes a complete download a blob. It closes the file.
 func (c *Cache) keep(f *os.File, digest string) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
