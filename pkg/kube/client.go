@@ -144,3 +144,11 @@ func (c *Client) Ready(ctx context.Context) error {
 	_, err := c.Typed.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 	return err
 }
+
+// API gives steps access to the cluster without saying through which control
+// plane. Look's client can only read. Both return ErrNoCluster before there is
+// one.
+type API struct {
+	Look func(ctx context.Context) (*Client, error)
+	Dial func(ctx context.Context) (*Client, error)
+}

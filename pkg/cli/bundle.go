@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/build"
+	"github.com/kocli/kocli/pkg/archive/catalogue"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/ui"
+)
+
+func (a *app) bundleCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bundle",
+		Short: "Build, inspect and verify offline bundles",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usage(cmd, errors.New("say what to do: build, inspect or verify"))
+		},
+	}
+	cmd.AddCommand(a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand())
+	return cmd
+}
+
+// bundleBuildFlags are the flags of bundle build.
+type bundleBuildFlags struct {
+	spec, out, cache string
+	mirrors, arch    []string
+	kocli            []string
+	locked, update   bool
+}
+
+func (a *app) bundleBuildCommand() *cobra.Command {
+	var b bundleBuildFlags
+	cmd := &cobra.Command{
+		Use:   "build -f BUNDLE.yaml [--to FILE]",
+		Short: "Collect images, binaries and OS packages into one bundle",
+		Long: `Downloads everything that the bundle YAML asks for, checks it against upstream's
+checksums and signatures, and writes one file. The digests are recorded in
+BUNDLE.lock beside the YAML and enforced from then on.`,
+		Example: `  kocli bundle build -f examples/bundle-v1.36.3-amd64.yaml --to kocli-v1.36.3-amd64.tar
+  kocli bundle build -f bundle.yaml --to bundle.tar --mirror https://mirror.example.com`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.bundleBuild(cmd, b) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&b.spec, "file", "f", "bundle.yaml", "bundle `YAML`")
+	f.StringVar(&b.out, "to", "", "bundle `file` to write (default: the bundle's name and .tar)")
+	f.StringVar(&b.cache, "cache", "", "`folder` for downloads (default HOME/cache)")
+	f.StringSliceVar(&b.mirrors, "mirror", nil, "take everything from this `URL`, under upstream's host names and paths")
+	f.StringSliceVar(&b.arch, "arch", nil, "`architectures` instead of those of the YAML")
+	f.StringSliceVar(&b.kocli, "kocli", nil, "kocli binaries for the hosts, as `ARCH=PATH` (default: this kocli for its own architecture)")
+	f.BoolVar(&b.locked, "locked", false, "refuse what the lock does not have")
+	f.BoolVar(&b.update, "update-lock", false, "accept what differs from the lock, and record it")
+	return cmd
+}
+
+func (a *app) bundleBuild(cmd *cobra.Command, b bundleBuildFlags) error {
+	data, err := os.ReadFile(b.spec)
+	if err != nil {
+		return fault.New(fault.Usage, "see the examples/ folder for a bundle YAML", err)
+	}
+	spec, err := archive.DecodeSpec(data)
+	if err != nil {
+		return err
+	}
+	cat, err := catalogue.Embedded()
+	if err != nil {
+		return err
+	}
+	if b.out == "" {
+		b.out = spec.Metadata.Name + ".tar"
+	}
+	if b.cache == "" {
+		b.cache = filepath.Join(a.home, "cache")
+	}
+	binaries, err := kocliBinaries(cmd, b.kocli)
+	if err != nil {
+		return err
+	}
+	show := a.ui()
+	defer show.Close()
+	r, err := build.Build(cmd.Context(), build.Options{
+		Spec: spec, SpecDir: filepath.Dir(b.spec), Catalogue: cat, Mirrors: b.mirrors, CacheDir: b.cache, Output: b.out, Arch: b.arch,
+		Version: a.build.Version, KocliBinaries: binaries, LockPath: build.LockPath(b.spec), UpdateLock: b.update, Locked: b.locked,
+		Progress: func(p build.Progress) { show.Progress(string(p.Stage), p.Done, p.Total) },
+	})
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		ui.JSON(a.Out, r)
+		return nil
+	}
+	_, err = fmt.Fprintf(a.Out, "Bundle %s: %d items, %s, %s downloaded\nDigest: %s\n", r.Output, r.Items, ui.Bytes(r.Size), ui.Bytes(r.Downloaded), r.Digest)
+	return err
+}
+
+// kocliBinaries reads ARCH=PATH pairs; without any, the running kocli serves its
+// own architecture.
+func kocliBinaries(cmd *cobra.Command, pairs []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, p := range pairs {
+		arch, path, ok := strings.Cut(p, "=")
+		if !ok {
+			return nil, usage(cmd, fmt.Errorf("--kocli %s: write ARCH=PATH", p))
+		}
+		out[arch] = path
+	}
+	if len(pairs) > 0 || runtime.GOOS != "linux" {
+		return out, nil
+	}
+	self, err := os.Executable()
+	out[runtime.GOARCH] = self
+	return out, err
+}
+
+func (a *app) bundleInspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "inspect BUNDLE",
+		Short:   "Show what a bundle holds",
+		Example: "  kocli bundle inspect kocli-v1.36.3-amd64.tar\n  kocli bundle inspect kocli-v1.36.3-amd64.tar -o json",
+		Args:    exactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			b, err := archive.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { _ = b.Close() }()
+			in := b.Inspect()
+			if a.json() {
+				ui.JSON(a.Out, in)
+				return nil
+			}
+			fmt.Fprintf(a.Out, "%s  %s, %d blobs, %s saved by sharing\nDigest: %s\n\n", in.Name, ui.Bytes(in.Size), in.Blobs, ui.Bytes(in.SharedBytes), in.Digest)
+			t := a.table("KIND", "NAME", "VERSION", "ARCH", "HOSTS", "SIZE", "LICENCE")
+			for _, it := range in.Items {
+				t.AppendRow(table.Row{it.Kind, it.Name, it.Version, it.Arch, it.Role, ui.Bytes(it.Size), it.Licence})
+			}
+			t.Render()
+			return nil
+		},
+	}
+}
+
+func (a *app) bundleVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "verify BUNDLE",
+		Short:   "Check every byte of a bundle against its digest",
+		Example: "  kocli bundle verify kocli-v1.36.3-amd64.tar",
+		Args:    exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := archive.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { _ = b.Close() }()
+			show := a.ui()
+			defer show.Close()
+			if err := b.Verify(cmd.Context(), func(done, total int64) { show.Progress("verify", done, total) }); err != nil {
+				return err
+			}
+			if a.json() {
+				ui.JSON(a.Out, map[string]any{"bundle": args[0], "digest": b.Digest(), "bytes": b.Size(), "ok": true})
+				return nil
+			}
+			_, err = fmt.Fprintf(a.Out, "%s is whole: %s, %d items\nDigest: %s\n", args[0], ui.Bytes(b.Size()), len(b.Manifest().Items), b.Digest())
+			return err
+		},
+	}
+}
+
+// table returns a plain table on stdout.
+func (a *app) table(columns ...any) table.Writer {
+	t := table.NewWriter()
+	t.SetOutputMirror(a.Out)
+	s := table.StyleDefault
+	s.Options = table.OptionsNoBordersAndSeparators
+	s.Box.PaddingLeft = ""
+	t.SetStyle(s)
+	t.AppendHeader(columns)
+	t.SuppressTrailingSpaces()
+	return t
+}

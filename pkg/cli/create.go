@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/ui"
+	"github.com/kocli/kocli/pkg/workflow"
+)
+
+// planFlags narrow a plan down.
+type planFlags struct {
+	bundle       string
+	only, skip   []string
+	ignoreChecks []string
+}
+
+func (p *planFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&p.bundle, "bundle", "", "bundle `file` with everything that is installed")
+	f.StringSliceVar(&p.only, "only", nil, "only these steps or `phases`")
+	f.StringSliceVar(&p.skip, "skip", nil, "all but these steps or `phases`")
+	f.StringSliceVar(&p.ignoreChecks, "ignore", nil, "preflight `checks` whose errors become warnings")
+}
+
+func (a *app) createCommand() *cobra.Command {
+	var p planFlags
+	cmd := &cobra.Command{
+		Use:   "create -f CLUSTER.yaml --bundle FILE",
+		Short: "Make the hosts be the cluster that the YAML describes",
+		Long: `Checks the hosts, sends them what they lack of the bundle, runs kubeadm, sets up
+the pod network, joins the workers and proves that DNS, pods and services work.
+
+On a healthy cluster it changes nothing and says so. After any failure, Ctrl-C,
+kill -9, cut cable or reboot, the same command goes on from what is true.`,
+		Example: `  kocli create -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar
+  kocli create -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar -o json
+  kocli create -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar --ignore memory`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.create(cmd, p) },
+	}
+	p.add(cmd)
+	return cmd
+}
+
+func (a *app) create(cmd *cobra.Command, p planFlags) (err error) {
+	if p.bundle == "" {
+		return usage(cmd, errors.New("--bundle is needed: the file that holds what is installed"))
+	}
+	show := a.ui()
+	defer show.Close()
+	o, err := a.options(cmd, p.bundle, show)
+	if err != nil {
+		return err
+	}
+	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
+	r, err := workflow.Create(cmd.Context(), o)
+	if err != nil {
+		if r != nil && r.Log != "" && !a.json() {
+			defer fmt.Fprintf(a.Err, "log:   %s\n", r.Log)
+		}
+		if fault.HintOf(err) == "" && fault.CodeOf(err) == fault.Failure {
+			err = fault.New(fault.Failure, "when the cause is gone, type the same command again: it goes on from here", err)
+		}
+		return err
+	}
+	if a.json() {
+		ui.JSON(a.Out, r)
+		return nil
+	}
+	writeResult(a.Out, r)
+	return nil
+}
+
+// writeResult shows the result of a run to people.
+func writeResult(w io.Writer, r *workflow.Result) {
+	var sent int64
+	for _, s := range r.Hosts {
+		sent += s.BytesSent
+	}
+	if r.Changed == 0 {
+		fmt.Fprintf(w, "Cluster %s is as described: Kubernetes %s on %d nodes, nothing to change (%s).\n", r.Cluster, r.Kubernetes, r.Nodes, ui.Duration(r.Duration))
+	} else {
+		fmt.Fprintf(w, "Cluster %s runs Kubernetes %s on %d nodes: %d changes in %s, %s sent.\n",
+			r.Cluster, r.Kubernetes, r.Nodes, r.Changed, ui.Duration(r.Duration), ui.Bytes(sent))
+		for _, p := range r.Order {
+			if d, ok := r.Phases[p]; ok && d >= 100*time.Millisecond {
+				fmt.Fprintf(w, "  %-14s %s\n", p, ui.Duration(d))
+			}
+		}
+	}
+	if r.Kubeconfig != "" {
+		fmt.Fprintf(w, "Kubeconfig: %s\n", r.Kubeconfig)
+	}
+	if r.Changed > 0 {
+		fmt.Fprintf(w, "Log: %s\n", r.Log)
+	}
+}

@@ -1,0 +1,54 @@
+// Package kubeadmrun runs kubeadm on a host, for the steps that start a cluster
+// and those that join it. What kubeadm is told is package kubeadm's.
+package kubeadmrun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kubeadm"
+)
+
+// PutPatch writes what this node's kubelet has different from the others'.
+func PutPatch(ctx context.Context, h host.Host, n inventory.Node, o kubeadm.NodeOptions) error {
+	patch, err := kubeadm.KubeletPatch(n, o)
+	if err != nil || patch == nil {
+		return err
+	}
+	_, err = h.Put(ctx, host.Bytes(kubeadm.KubeletPatchPath, 0o600, patch))
+	return err
+}
+
+// Run runs kubeadm on a host. A lock keeps a second one waiting for a first
+// that an earlier, killed kocli left running.
+func Run(ctx context.Context, h host.Host, args ...string) error {
+	argv := []string{"flock", "--no-fork", "-w", "600", "/run/kocli-kubeadm.lock", "/usr/bin/kubeadm"}
+	c := host.Command(append(argv, args...)...)
+	c.Timeout = 20 * time.Minute
+	out, err := h.Run(ctx, c)
+	var x *host.ExitError
+	if errors.As(err, &x) {
+		if why := kubeadmError(string(out.Stderr) + "\n" + string(out.Stdout)); why != "" {
+			return fmt.Errorf("kubeadm %s: %s: %w", args[0], why, err)
+		}
+		return fmt.Errorf("kubeadm %s: %w", args[0], err)
+	}
+	return err
+}
+
+// kubeadmError picks the lines that say what is wrong out of kubeadm's output.
+func kubeadmError(text string) string {
+	var out []string
+	for _, l := range strings.Split(text, "\n") {
+		l = strings.TrimSpace(l)
+		if strings.HasPrefix(l, "[ERROR ") || strings.HasPrefix(l, "error execution phase") || strings.HasPrefix(l, "error:") {
+			out = append(out, l)
+		}
+	}
+	return strings.Join(out, "; ")
+}

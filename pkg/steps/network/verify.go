@@ -1,0 +1,216 @@
+package network
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kocli/kocli/manifests"
+	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/netcheck"
+	"github.com/kocli/kocli/pkg/payload"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/render"
+)
+
+// Namespace is kocli's own in the cluster.
+const Namespace = "kocli-system"
+
+// evidence is the ConfigMap that says for which nodes the pod network was last
+// proved to work.
+const evidence = "network-verified"
+
+// BinDir is where kocli's binary is on every host.
+func BinDir() string { return path.Join(ledger.Root(), "bin") }
+
+// Verify waits until all nodes are ready and proves from a pod on each of them
+// that DNS, the other pods and services answer. The proof is kept with the
+// identity of the nodes it holds for, so it is made again when one is new.
+func Verify(inv *inventory.Inventory, p payload.Payload, api kube.API) (plan.Step, error) {
+	pause, err := p.Image("pause")
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := render.File(manifests.FS, "netcheck.yaml", map[string]string{"PauseImage": pause, "BinDir": BinDir()})
+	if err != nil {
+		return nil, err
+	}
+	v := verifier{inv: inv, manifest: manifest, api: api}
+	return converge.Func{Name: "network/verify", CheckFn: v.check, ApplyFn: v.apply}, nil
+}
+
+type verifier struct {
+	inv      *inventory.Inventory
+	manifest []byte
+	api      kube.API
+}
+
+func (v verifier) check(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
+	c, err := v.api.Look(ctx)
+	if errors.Is(err, kube.ErrNoCluster) {
+		return []plan.Change{{Object: "pod network", To: "verify", After: "network/flannel"}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []plan.Change
+	for _, n := range v.inv.Nodes {
+		i := slices.IndexFunc(nodes, func(k corev1.Node) bool { return k.Name == n.Name })
+		if i < 0 {
+			out = append(out, plan.Change{Object: "node " + n.Name, To: "Ready", After: "worker/join"})
+		} else if ok, why := kube.NodeCondition(&nodes[i]); !ok {
+			out = append(out, plan.Change{Object: "node " + n.Name, From: why, To: "Ready"})
+		}
+	}
+	if err := c.DeploymentReady(ctx, "kube-system", "coredns"); err != nil {
+		out = append(out, plan.Change{Object: "cluster DNS", From: err.Error(), To: "ready"})
+	}
+	proof, err := c.ConfigMap(ctx, Namespace, evidence)
+	if err != nil {
+		return nil, err
+	}
+	if len(out) == 0 && proof["nodes"] != identity(nodes, v.inv) {
+		out = append(out, plan.Change{Object: "pod network", From: "not proved for these nodes", To: "verify"})
+	}
+	return out, nil
+}
+
+// identity is a digest over the nodes and over what their network is made of.
+func identity(nodes []corev1.Node, inv *inventory.Inventory) string {
+	var lines []string
+	for _, n := range nodes {
+		lines = append(lines, string(n.UID)+" "+n.Name)
+	}
+	slices.Sort(lines)
+	net, err := json.Marshal(inv.Spec.Network)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n") + string(net)))
+	return hex.EncodeToString(sum[:])
+}
+
+func (v verifier) apply(ctx context.Context, _ host.Host) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	c, err := v.api.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	objs, err := kube.Decode(v.manifest)
+	if err != nil {
+		return err
+	}
+	if err := c.Apply(ctx, objs); err != nil {
+		return err
+	}
+	if err := kube.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error { return v.ready(ctx, c) }); err != nil {
+		return fault.New(fault.Failure, "look at what does not start: kocli status, or kubectl get pods -A", err)
+	}
+	// A service's rules reach every node a moment after its pods are ready.
+	deadline, cancel2 := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel2()
+	if err := kube.Poll(deadline, 500*time.Millisecond, func(ctx context.Context) error { return v.ask(ctx, c) }); err != nil {
+		return fault.New(fault.Failure, "check that no firewall between the hosts drops the pod network (flannel vxlan: UDP 8472), then run again", err)
+	}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.SetConfigMap(ctx, Namespace, evidence, "nodes", identity(nodes, v.inv), true); err != nil {
+		return fmt.Errorf("record the proof: %w", err)
+	}
+	return c.Delete(ctx, objs[1:]) // the namespace stays, for the proof
+}
+
+// ready returns nil when nodes, cluster DNS and a pod on every node are ready.
+func (v verifier) ready(ctx context.Context, c *kube.Client) error {
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	var wait []string
+	for _, n := range v.inv.Nodes {
+		i := slices.IndexFunc(nodes, func(k corev1.Node) bool { return k.Name == n.Name })
+		if i < 0 {
+			wait = append(wait, fmt.Sprintf("node %s is not in the cluster", n.Name))
+		} else if ok, why := kube.NodeCondition(&nodes[i]); !ok {
+			wait = append(wait, fmt.Sprintf("node %s is not ready: %s", n.Name, why))
+		}
+	}
+	if len(wait) > 0 {
+		return errors.New(strings.Join(wait, "; "))
+	}
+	if err := c.DeploymentReady(ctx, "kube-system", "coredns"); err != nil {
+		return c.Explain(ctx, err, "kube-system", map[string]string{"k8s-app": "kube-dns"})
+	}
+	if err := c.DaemonSetReady(ctx, Namespace, "netcheck"); err != nil {
+		return c.Explain(ctx, err, Namespace, selector())
+	}
+	return nil
+}
+
+func selector() map[string]string { return map[string]string{"app.kubernetes.io/name": "netcheck"} }
+
+// ask lets every pod try DNS, the API's service, all other pods, and a service
+// in front of them.
+func (v verifier) ask(ctx context.Context, c *kube.Client) error {
+	pods, err := c.Pods(ctx, Namespace, selector())
+	if err != nil {
+		return err
+	}
+	domain := v.inv.Spec.Network.DNSDomain
+	q := netcheck.Question{
+		Names: []string{"kubernetes.default.svc." + domain, "netcheck." + Namespace + ".svc." + domain},
+		TCP:   []string{"kubernetes.default.svc." + domain + ":443"},
+		HTTP:  []string{"http://netcheck." + Namespace + ".svc." + domain + "/node"},
+	}
+	for _, p := range pods {
+		q.HTTP = append(q.HTTP, "http://"+net.JoinHostPort(p.Status.PodIP, "8080")+"/node")
+	}
+	question, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(pods))
+	var wg sync.WaitGroup
+	for i, p := range pods {
+		wg.Go(func() {
+			raw, err := c.PodGet(ctx, &p, 8080, "/check", map[string]string{"q": string(question)})
+			if err != nil {
+				errs[i] = fmt.Errorf("ask the pod on %s: %w", p.Spec.NodeName, err)
+				return
+			}
+			var a netcheck.Answer
+			if err := json.Unmarshal(raw, &a); err != nil {
+				errs[i] = fmt.Errorf("answer of the pod on %s: %w", p.Spec.NodeName, err)
+				return
+			}
+			for _, f := range a.Failures() {
+				errs[i] = errors.Join(errs[i], fmt.Errorf("from a pod on %s: %s: %s", p.Spec.NodeName, f.What, f.Error))
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,213 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/payload"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/probe"
+	"github.com/kocli/kocli/pkg/steps/controlplane"
+	"github.com/kocli/kocli/pkg/steps/images"
+	"github.com/kocli/kocli/pkg/steps/kubernetes"
+	"github.com/kocli/kocli/pkg/steps/network"
+	"github.com/kocli/kocli/pkg/steps/osprep"
+	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
+	"github.com/kocli/kocli/pkg/steps/worker"
+)
+
+// Cluster is what the phases of a workflow are made from.
+type Cluster struct {
+	Inventory *inventory.Inventory
+	Bundle    *archive.Bundle
+	Facts     map[string]probe.Facts // by node
+	Dialer    plan.Dialer
+	Access    *kube.Access
+	Kocli     KocliBinary
+	Clock     Clock
+	// OwnResolver says that a host has no resolver of its own that pods can use.
+	OwnResolver bool
+}
+
+// KocliBinary is the running kocli, for hosts of the same platform.
+type KocliBinary struct {
+	Path   string
+	SHA256 string
+	Size   int64
+	Arch   string // empty when it does not run on Linux
+}
+
+// API reaches the cluster through a control plane of the inventory.
+func (c *Cluster) API() kube.API {
+	return kube.API{
+		Look: func(ctx context.Context) (*kube.Client, error) {
+			r, err := c.Dialer.Look(ctx, c.Inventory.Seed().Name)
+			if err != nil {
+				return nil, err
+			}
+			return c.Access.Look(ctx, r)
+		},
+		Dial: func(ctx context.Context) (*kube.Client, error) {
+			h, err := c.Dialer.Dial(ctx, c.Inventory.Seed().Name)
+			if err != nil {
+				return nil, err
+			}
+			return c.Access.Dial(ctx, h)
+		},
+	}
+}
+
+// payload returns the bundle as a node sees it.
+func (c *Cluster) payload(n inventory.Node) payload.Payload {
+	f := c.Facts[n.Name]
+	return payload.For(c.Bundle, payload.Target{
+		Kubernetes: c.Inventory.Version(), Arch: f.Arch, ControlPlane: n.ControlPlane,
+		CNI: string(c.Inventory.Spec.Network.CNI.Name), Distribution: f.OS.ID, Release: f.OS.Version,
+	})
+}
+
+// CreatePhases are the phases of create, in order.
+func (c *Cluster) CreatePhases() []plan.Phase {
+	inv := c.Inventory
+	all, seed := inventory.Names(inv.Nodes), []string{inv.Seed().Name}
+	workers := inventory.Names(inv.Workers())
+	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
+		return func(name string) ([]plan.Step, error) {
+			n, ok := inv.Node(name)
+			if !ok {
+				return nil, fmt.Errorf("no host is called %s", name)
+			}
+			return f(n)
+		}
+	}
+	return []plan.Phase{
+		{Name: "os", Nodes: all, Steps: node(c.osSteps)},
+		{Name: "runtime", Follows: []string{"os"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return ctrd.Steps(ctrd.Options{Spec: inv.Spec.Runtime.Containerd, Payload: c.payload(n)})
+		})},
+		{Name: "kubernetes", Follows: []string{"os"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return kubernetes.Steps(c.payload(n))
+		})},
+		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{images.Import(c.payload(n))}, nil
+		})},
+		{Name: "control-plane", Follows: []string{"images", "kubernetes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
+		})},
+		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
+		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{worker.Join(c.workerOptions(n))}, nil
+		})},
+		{Name: "nodes", Needs: []string{"workers", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
+			var out []plan.Step
+			for _, n := range inv.Nodes {
+				out = append(out, worker.Marks(c.workerOptions(n)))
+			}
+			return out, nil
+		})},
+		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
+				return nil, nil // nodes are not ready until the user installs one
+			}
+			s, err := network.Verify(inv, c.payload(n), c.API())
+			return []plan.Step{s}, err
+		})},
+	}
+}
+
+func (c *Cluster) workerOptions(n inventory.Node) worker.Options {
+	return worker.Options{Inventory: c.Inventory, Node: n, API: c.API(), CAHash: c.caHash, Now: c.Clock.Now}
+}
+
+// caHash reads the cluster's CA from the control plane, over SSH: a join trusts
+// nothing else.
+func (c *Cluster) caHash(ctx context.Context) (string, error) {
+	r, err := c.Dialer.Dial(ctx, c.Inventory.Seed().Name)
+	if err != nil {
+		return "", err
+	}
+	pem, err := r.ReadFile(ctx, kubeadm.CACertPath)
+	if err != nil {
+		return "", err
+	}
+	return kubeadm.CAHash(pem)
+}
+
+func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
+	spec := c.Inventory.Spec
+	var out []plan.Step
+	if spec.OS.SetHostname {
+		out = append(out, osprep.Hostname(n))
+	}
+	if on(spec.OS.ManageHosts) {
+		out = append(out, osprep.Hosts(c.Inventory))
+	}
+	if on(spec.OS.ManageSwap) {
+		out = append(out, osprep.Swap())
+	}
+	out = append(out, osprep.Modules(), osprep.Sysctls(), osprep.ResolvConf(spec.Network.DNS.Upstream))
+	if on(spec.OS.InstallPackages) {
+		out = append(out, osprep.Packages(c.payload(n).Packages()))
+	}
+	file, err := c.kocli(n)
+	if err != nil {
+		return nil, err
+	}
+	return append(out, osprep.Kocli(file)), nil
+}
+
+// on is a switch that is on unless it is said otherwise.
+func on(b *bool) bool { return b == nil || *b }
+
+// kocli returns the binary that is put on a node: the running one where it fits,
+// the bundle's elsewhere.
+func (c *Cluster) kocli(n inventory.Node) (host.File, error) {
+	dst := path.Join(network.BinDir(), "kocli")
+	if k := c.Kocli; k.Arch != "" && k.Arch == c.Facts[n.Name].Arch {
+		return k.file(dst), nil
+	}
+	f, ok := c.payload(n).Kocli(dst)
+	if !ok {
+		return f, fault.New(fault.Bundle, "build the bundle again with a kocli for "+c.Facts[n.Name].Arch,
+			fmt.Errorf("the bundle has no kocli for %s, which %s needs", c.Facts[n.Name].Arch, n.Name))
+	}
+	return f, nil
+}
+
+func (c *Cluster) networkSteps(n inventory.Node) ([]plan.Step, error) {
+	var out []plan.Step
+	if c.Inventory.Spec.Network.CNI.Name == v1alpha1.CNIFlannel {
+		s, err := network.Flannel(c.Inventory, c.payload(n), c.API())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return append(out, network.Corefile(c.Inventory.Spec.Network.DNS.Upstream, c.OwnResolver, c.API())), nil
+}
+
+// ThisKocli describes the running binary.
+func ThisKocli() (KocliBinary, error) {
+	if runtime.GOOS != "linux" {
+		return KocliBinary{}, nil
+	}
+	p, err := os.Executable()
+	if err != nil {
+		return KocliBinary{}, err
+	}
+	sum, size, err := digestFile(p)
+	return KocliBinary{Path: p, SHA256: sum, Size: size, Arch: runtime.GOARCH}, err
+}
+
+var errNoBundle = errors.New("no bundle was given")

@@ -1,0 +1,155 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/state"
+)
+
+// Result is what a run did. Its JSON is stable.
+type Result struct {
+	Cluster    string                   `json:"cluster"`
+	Kubernetes string                   `json:"kubernetes"`
+	Nodes      int                      `json:"nodes"`
+	Changed    int                      `json:"changed"`
+	Duration   time.Duration            `json:"durationNs"`
+	Phases     map[string]time.Duration `json:"phasesNs,omitempty"`
+	Hosts      map[string]Stats         `json:"hosts,omitempty"`
+	Kubeconfig string                   `json:"kubeconfig,omitempty"`
+	Log        string                   `json:"log,omitempty"`
+	// Order lists the phases as they run.
+	Order []string `json:"-"`
+}
+
+// Create makes the hosts be the cluster. The result is not nil once the run has
+// a log, also with an error.
+func Create(ctx context.Context, o Options) (*Result, error) {
+	if o.Bundle == "" {
+		return nil, fault.New(fault.Usage, "", errNoBundle)
+	}
+	start := o.Clock.Now()
+	s, err := Open(ctx, o, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }() // what matters has been synced before
+	res := &Result{Cluster: s.inv.Name, Kubernetes: s.inv.Version(), Nodes: len(s.inv.Nodes), Log: s.LogPath}
+	c, err := s.prepare(ctx)
+	if err != nil {
+		return res, err
+	}
+	phases := c.CreatePhases()
+	for _, p := range phases {
+		res.Order = append(res.Order, p.Name)
+	}
+	p, err := plan.Compile(phases, plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	if err != nil {
+		return res, err
+	}
+	if err := s.remember(); err != nil {
+		return res, err
+	}
+	report, err := p.Execute(ctx, s.hosts, o.Observer.Event)
+	res.Changed, res.Phases, res.Hosts = len(report.Changed), report.Phases, s.Stats()
+	res.Duration = o.Clock.Now().Sub(start)
+	if err != nil {
+		return res, err
+	}
+	if res.Kubeconfig, err = s.keepKubeconfig(ctx); err != nil {
+		return res, err
+	}
+	return res, nil
+}
+
+// prepare looks at the hosts and refuses what cannot work, before anything is
+// changed.
+func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
+	facts, err := s.Facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	findings, err := s.Preflight(ctx, facts)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range findings {
+		s.o.Observer.Event(plan.Event{Time: s.o.Clock.Now(), Kind: plan.Note, Phase: "preflight", Node: f.Node, Step: f.Check,
+			Message: fmt.Sprintf("%s: %s", f.Check, f.Message), Hint: f.Fix})
+	}
+	if err := refuse(findings); err != nil {
+		return nil, err
+	}
+	return s.cluster(facts)
+}
+
+// remember saves what is asked for before it is done: state holds intent.
+func (s *Session) remember() error {
+	r, err := s.dir.Load()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	next := state.Record{Generation: r.Generation, Kubernetes: s.inv.Version(), Spec: string(s.o.SpecYAML), KocliBuild: s.o.Version, Updated: s.o.Clock.Now().UTC()}
+	if s.bundle != nil {
+		next.Bundle = s.bundle.Digest()
+	}
+	if r.Kubernetes == next.Kubernetes && r.Spec == next.Spec && r.Bundle == next.Bundle && r.KocliBuild == next.KocliBuild {
+		return nil
+	}
+	return s.dir.Save(&next)
+}
+
+// keepKubeconfig fetches the administrator's kubeconfig into the state folder.
+func (s *Session) keepKubeconfig(ctx context.Context) (string, error) {
+	r, err := s.hosts.Look(ctx, s.inv.Seed().Name)
+	if err != nil {
+		return "", err
+	}
+	data, err := r.ReadFile(ctx, kube.AdminConf())
+	if err != nil {
+		return "", fmt.Errorf("fetch kubeconfig: %w", err)
+	}
+	return s.dir.Kubeconfig(), s.dir.Write(s.dir.Kubeconfig(), data)
+}
+
+// Preview is what a plan would do.
+type Preview struct {
+	Changes []plan.Change
+	Nodes   []string
+}
+
+// Bytes is what would be sent to a node.
+func (p *Preview) Bytes(node string) int64 {
+	var n int64
+	for _, c := range p.Changes {
+		if c.Node == node {
+			n += c.Bytes
+		}
+	}
+	return n
+}
+
+// Plan shows what Create would do, and changes nothing.
+func Plan(ctx context.Context, o Options) (*Preview, error) {
+	s, err := Open(ctx, o, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }()
+	c, err := s.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan.Compile(c.CreatePhases(), plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	if err != nil {
+		return nil, err
+	}
+	changes, err := p.Preview(ctx, s.hosts)
+	return &Preview{Changes: changes, Nodes: p.Nodes()}, err
+}

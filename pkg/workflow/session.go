@@ -1,0 +1,206 @@
+package workflow
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"sync"
+	"time"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/sshhost"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/plan"
+
+	"github.com/kocli/kocli/pkg/probe"
+	"github.com/kocli/kocli/pkg/resolver"
+	"github.com/kocli/kocli/pkg/state"
+)
+
+// Clock tells the time.
+type Clock struct{ Now func() time.Time }
+
+// Observer is told what happens in a run.
+type Observer interface {
+	Event(plan.Event)
+	Command(host.Entry)
+	LogTo(io.Writer)
+	Nodes(names []string)
+}
+
+// Options are what every workflow needs from the command line.
+type Options struct {
+	Home      string
+	Command   string // as typed, for the lock and the log
+	Inventory *inventory.Inventory
+	SpecYAML  []byte
+	Bundle    string // path; empty where none is needed
+	SSH       sshhost.Options
+	Secrets   *config.Secrets
+	Observer  Observer
+	Version   string // of kocli
+	Ignore    []string
+	Only      []string
+	Skip      []string
+	Clock     Clock
+}
+
+// Session is one run: connections, state, log.
+type Session struct {
+	o       Options
+	inv     *inventory.Inventory
+	hosts   *Hosts
+	dir     *state.Dir
+	access  *kube.Access
+	bundle  *archive.Bundle
+	closers []func() error
+	RunID   string
+	LogPath string
+
+	ownResolver bool // a host needs kocli's resolv.conf
+}
+
+// Open starts a run. A writing run takes the lock and keeps a log; one that only
+// looks does neither.
+func Open(ctx context.Context, o Options, writes bool) (*Session, error) {
+	s := &Session{o: o, inv: o.Inventory, dir: state.Open(o.Home, o.Inventory.Name), access: kube.NewAccess()}
+	o.Observer.Nodes(inventory.Names(o.Inventory.Nodes))
+	if o.Bundle != "" {
+		b, err := archive.Open(o.Bundle)
+		if err != nil {
+			return nil, err
+		}
+		s.bundle = b
+		s.closers = append(s.closers, b.Close)
+	}
+	if writes {
+		if err := s.begin(ctx); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	s.hosts = NewHosts(o.Inventory, o.Secrets, o.SSH, o.Clock.Now, o.Observer.Command)
+	s.closers = append(s.closers, s.hosts.Close)
+	return s, nil
+}
+
+// begin takes the lock and opens the run's log.
+func (s *Session) begin(ctx context.Context) error {
+	me := state.Holder{PID: os.Getpid(), Command: s.o.Command, Since: s.o.Clock.Now()}
+	if u, err := user.Current(); err == nil {
+		me.User = u.Username
+	}
+	me.Host, _ = os.Hostname()
+	release, err := s.dir.Lock(ctx, me)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, release)
+	s.RunID = s.o.Clock.Now().UTC().Format("20060102T150405.000Z")
+	log, err := s.dir.Journal(s.RunID, "run.log")
+	if err != nil {
+		return fmt.Errorf("open the run's log: %w", err)
+	}
+	s.LogPath = s.dir.RunDir(s.RunID) + "/run.log"
+	s.o.Observer.LogTo(log)
+	s.closers = append(s.closers, func() error { s.o.Observer.LogTo(nil); return log.Close() })
+	return nil
+}
+
+// Close ends the run: connections first, the lock last.
+func (s *Session) Close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+// Stats counts what the run cost, by node.
+func (s *Session) Stats() map[string]Stats { return s.hosts.Stats() }
+
+// Facts asks every host what it is, all at once. Hosts that do not answer are
+// reported together.
+func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[string]probe.Facts{}
+	errs := make([]error, len(s.inv.Nodes))
+	for i, n := range s.inv.Nodes {
+		wg.Go(func() {
+			r, err := s.hosts.Look(ctx, n.Name)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			f, err := probe.Gather(ctx, r, s.o.Clock.Now)
+			if err != nil {
+				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}
+				return
+			}
+			resolv, err := resolver.KubeletPath(ctx, r)
+			if err != nil {
+				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out[n.Name] = f
+			s.ownResolver = s.ownResolver || resolv == resolver.ManagedPath
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
+}
+
+// cluster puts together what the phases are made from.
+func (s *Session) cluster(facts map[string]probe.Facts) (*Cluster, error) {
+	k, err := ThisKocli()
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{Inventory: s.inv, Bundle: s.bundle, Facts: facts, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
+}
+
+// refuse turns errors of preflight into one error with exit code 3.
+func refuse(findings []tmpFinding) error {
+	var errs []error
+	hint := ""
+	for _, f := range findings {
+		if f.Level == "error" {
+			errs = append(errs, fmt.Errorf("%s: %s: %s", f.Node, f.Check, f.Message))
+			if hint == "" {
+				hint = f.Fix
+			}
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return &fault.Error{Op: "preflight", Code: fault.Preflight, Hint: hint, Err: errors.Join(errs...)}
+}
+
+func digestFile(path string) (string, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), n, err
+}
+
+// file is the running kocli as a file on a host.
+func (k KocliBinary) file(dst string) host.File {
+	return host.File{Path: dst, Mode: 0o755, Size: k.Size, SHA256: k.SHA256, Open: func() (io.ReadCloser, error) { return os.Open(k.Path) }}
+}
