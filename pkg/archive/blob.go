@@ -144,17 +144,16 @@ func (b *Bundle) Verify(ctx context.Context, each func(done, total int64)) error
 func (b *Bundle) verifyBlob(ctx context.Context, digest string, step func(int)) error {
 	bl := b.blobs[digest]
 	h := sha256.New()
-	buf := borrow()
-	defer giveBack(buf)
+	buf := make([]byte, min(copySize, bl.size))
 	for off := int64(0); off < bl.size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := b.r.ReadAt((*buf)[:min(int64(len(*buf)), bl.size-off)], bl.offset+off)
+		n, err := b.r.ReadAt(buf[:min(int64(len(buf)), bl.size-off)], bl.offset+off)
 		if n == 0 && err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
-		h.Write((*buf)[:n])
+		h.Write(buf[:n])
 		off += int64(n)
 		step(n)
 	}

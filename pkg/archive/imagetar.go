@@ -99,8 +99,7 @@ func (b *Bundle) ImageTar(images []Image, have func(digest string) bool) (size i
 
 // stream writes entries as a tar.
 func (b *Bundle) stream(w io.Writer, entries []entry) error {
-	buf := borrow()
-	defer giveBack(buf)
+	buf := make([]byte, copySize)
 	for _, e := range entries {
 		head, err := header(e.name, e.size)
 		if err != nil {
@@ -113,7 +112,7 @@ func (b *Bundle) stream(w io.Writer, entries []entry) error {
 			if _, err := w.Write(e.inline); err != nil {
 				return err
 			}
-		} else if err := b.copyRange(w, b.blobs[e.digest], *buf); err != nil {
+		} else if err := b.copyRange(w, b.blobs[e.digest], buf); err != nil {
 			return fmt.Errorf("%s: %w", e.digest, err)
 		}
 		if _, err := w.Write(make([]byte, padding(e.size))); err != nil {

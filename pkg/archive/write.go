@@ -7,18 +7,10 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"sync"
 )
 
 // copySize is the buffer of copies, in bytes.
 const copySize = 512 << 10
-
-// buffers are shared by all streams of the process. A pool has to outlive the
-// streams to be of use.
-var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }} //nolint:gochecknoglobals // a pool
-
-func borrow() *[]byte    { return buffers.Get().(*[]byte) } //nolint:errcheck,forcetypeassert // holds nothing else
-func giveBack(b *[]byte) { buffers.Put(b) }
 
 // Write writes a bundle with this manifest to w. open is asked once for each
 // blob that comes from outside, in the order of the tar; what it returns is
@@ -42,8 +34,9 @@ func Write(w io.Writer, m *Manifest, open func(digest string) (io.ReadCloser, er
 	if err != nil {
 		return "", 0, err
 	}
+	buf := make([]byte, copySize)
 	for _, e := range l.entries {
-		n, err := writeEntry(w, e, open)
+		n, err := writeEntry(w, e, open, buf)
 		if err != nil {
 			return "", 0, err
 		}
@@ -55,7 +48,7 @@ func Write(w io.Writer, m *Manifest, open func(digest string) (io.ReadCloser, er
 	return digestOf(l.index), size + 2*blockSize, nil
 }
 
-func writeEntry(w io.Writer, e entry, open func(string) (io.ReadCloser, error)) (int64, error) {
+func writeEntry(w io.Writer, e entry, open func(string) (io.ReadCloser, error), buf []byte) (int64, error) {
 	head, err := header(e.name, e.size)
 	if err != nil {
 		return 0, err
@@ -66,7 +59,7 @@ func writeEntry(w io.Writer, e entry, open func(string) (io.ReadCloser, error)) 
 	if e.inline != nil {
 		_, err = w.Write(e.inline)
 	} else {
-		err = copyBlob(w, e, open)
+		err = copyBlob(w, e, open, buf)
 	}
 	if err != nil {
 		return 0, err
@@ -90,7 +83,7 @@ func (e *BlobError) Error() string {
 	return fmt.Sprintf("content of %s has digest %s", e.Digest, e.Got)
 }
 
-func copyBlob(w io.Writer, e entry, open func(string) (io.ReadCloser, error)) (err error) {
+func copyBlob(w io.Writer, e entry, open func(string) (io.ReadCloser, error), buf []byte) (err error) {
 	r, err := open(e.digest)
 	if err != nil {
 		return err
@@ -101,9 +94,7 @@ func copyBlob(w io.Writer, e entry, open func(string) (io.ReadCloser, error)) (e
 		}
 	}()
 	h := sha256.New()
-	buf := borrow()
-	defer giveBack(buf)
-	n, err := io.CopyBuffer(hashingWriter{w, h}, io.LimitReader(r, e.size+1), *buf)
+	n, err := io.CopyBuffer(hashingWriter{w, h}, io.LimitReader(r, e.size+1), buf)
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", e.digest, err)
 	}

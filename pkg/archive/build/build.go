@@ -154,7 +154,7 @@ func (b *builder) releases() (map[string]catalogue.Release, error) {
 	}
 	for _, c := range b.opts.Spec.Spec.CNI {
 		if known := b.opts.Catalogue.CNIs(); !slices.Contains(known, c) {
-			return nil, fault.New(fault.Usage, "known are "+strings.Join(known, ", "), fmt.Errorf("CNI %q is not in the catalogue", c)) //nolint:staticcheck // a name
+			return nil, fault.New(fault.Usage, "known are "+strings.Join(known, ", "), fmt.Errorf("CNI %q is not in the catalogue", c))
 		}
 	}
 	return out, nil

@@ -51,7 +51,7 @@ func newLock() *lock { return &lock{APIVersion: archive.APIVersion, Kind: lockKi
 
 // readLock reads a lock; nil when there is none.
 func readLock(path string) (*lock, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // beside the spec
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

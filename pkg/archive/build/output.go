@@ -26,7 +26,7 @@ func (b *builder) finish(ctx context.Context, parts []*part) (*Report, error) {
 	}
 	open := func(digest string) (io.ReadCloser, error) {
 		if path, ok := local[digest]; ok {
-			return os.Open(path) //nolint:gosec // given by the user
+			return os.Open(path)
 		}
 		return b.client.Cache.Open(digest)
 	}
@@ -104,7 +104,7 @@ func (b *builder) blame(err error, m *archive.Manifest, local map[string]string)
 
 // counting writes, reports what it wrote, and stops when ctx ends.
 type counting struct {
-	ctx context.Context //nolint:containedctx // one copy
+	ctx context.Context
 	w   io.Writer
 	add func(int64)
 }
@@ -153,7 +153,7 @@ func replaceFile(path string, write func(*os.File) error) (err error) {
 }
 
 func syncFolder(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // of the output
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func (b *builder) keyring(d catalogue.Distribution, o archive.OSPackages) ([]byt
 			file = filepath.Join(b.opts.SpecDir, file)
 		}
 	}
-	data, err := os.ReadFile(file) //nolint:gosec // given by the user
+	data, err := os.ReadFile(file)
 	if err != nil {
 		hint := "set spec.osPackages[].keyring to a file with the keys that sign the archive"
 		if errors.Is(err, fs.ErrNotExist) && d.ID == "debian" {

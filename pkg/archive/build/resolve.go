@@ -239,7 +239,7 @@ func (b *builder) kocli() []resolver {
 }
 
 func digestFile(path string) (digest string, size int64, err error) {
-	f, err := os.Open(path) //nolint:gosec // given by the user
+	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
 	}

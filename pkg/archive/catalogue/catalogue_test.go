@@ -75,7 +75,7 @@ func TestExamples_fitTheCatalogue(t *testing.T) {
 		t.Fatalf("no examples: %v", err)
 	}
 	for _, f := range files {
-		data, err := os.ReadFile(f) //nolint:gosec // of the repository
+		data, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,7 +39,7 @@ func (c *Client) Blob(ctx context.Context, url, digest string, size int64, got f
 
 // blob downloads from one place. What an earlier try left is continued.
 func (c *Client) blob(ctx context.Context, rt http.RoundTripper, url, digest string, size int64, got func(n int64)) (err error) {
-	f, err := os.OpenFile(c.Cache.partial(digest), os.O_CREATE|os.O_RDWR, 0o644) //nolint:gosec // public downloads
+	f, err := os.OpenFile(c.Cache.partial(digest), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return permanent(err)
 	}

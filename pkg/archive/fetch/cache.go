@@ -27,7 +27,7 @@ type Cache struct {
 func OpenCache(dir string) (*Cache, error) {
 	c := &Cache{dir: dir}
 	for _, d := range []string{filepath.Dir(c.Path("sha256:x")), filepath.Dir(c.partial("sha256:x"))} {
-		if err := os.MkdirAll(d, 0o755); err != nil { //nolint:gosec // public downloads
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
@@ -42,7 +42,7 @@ func OpenCache(dir string) (*Cache, error) {
 // LockFile opens a file, which is created where it is missing, and locks it
 // until it is closed. Errors carry fault.Locked when another process has it.
 func LockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644) //nolint:gosec // public downloads
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (c *Cache) Put(data []byte) (string, error) {
 	if _, ok := c.Size(digest); ok {
 		return digest, nil
 	}
-	f, err := os.OpenFile(c.partial(digest), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644) //nolint:gosec // public downloads
+	f, err := os.OpenFile(c.partial(digest), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
 	if err != nil {
 		return "", err
 	}

@@ -46,7 +46,7 @@ func (e *StatusError) temporary() bool {
 
 // NewTransport returns a transport with time-outs for everything but the body.
 func NewTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck,forcetypeassert // documented type
+	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // documented type
 	t.DialContext = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	t.TLSHandshakeTimeout = 15 * time.Second
 	t.ResponseHeaderTimeout = time.Minute
@@ -154,7 +154,7 @@ func (c *Client) get(ctx context.Context, rt http.RoundTripper, url string, from
 // stallReader is a body whose reads fail when nothing comes for too long.
 type stallReader struct {
 	io.ReadCloser
-	ctx   context.Context //nolint:containedctx // the body lives as long as the request
+	ctx   context.Context
 	timer *time.Timer
 	stall time.Duration
 	stop  func()

@@ -67,9 +67,9 @@ func TestMirrors_rewriteHosts(t *testing.T) {
 	}
 }
 
-func newClient(t *testing.T, mirrors ...string) *Client {
+func newClient(t *testing.T) *Client {
 	t.Helper()
-	m, err := NewMirrors(mirrors)
+	m, err := NewMirrors(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestSmall_refusesRedirectToPlainHTTP(t *testing.T) {
 	defer secure.Close()
 	c := newClient(t)
 	c.Tries = 1
-	c.HTTP = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the test's own server
+	c.HTTP = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if _, err := c.Small(t.Context(), secure.URL, 100); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Fatalf("got %v", err)
 	}
@@ -115,7 +115,7 @@ func TestSmall_aServerThatStallsIsAskedAgain(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 {
 			w.Header().Set("Content-Length", "4")
-			w.(http.Flusher).Flush() //nolint:forcetypeassert // of httptest
+			w.(http.Flusher).Flush() //nolint:errcheck // of httptest
 			<-r.Context().Done()
 			return
 		}

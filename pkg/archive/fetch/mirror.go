@@ -11,7 +11,7 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 )
 
-// Direct, in a list of mirrors, stands for upstream itself.
+// Direct stands for upstream itself in a list of mirrors.
 const Direct = "direct"
 
 // Mirrors say where to look for what upstream serves. Without any, upstream
