@@ -104,7 +104,12 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 	}
 	b := &builder{opts: o, archs: o.Spec.Spec.Architectures, meter: newMeter(o.Progress), new: newLock()}
 	if len(o.Arch) > 0 {
-		b.archs = o.Arch
+		b.archs = slices.Compact(slices.Sorted(slices.Values(o.Arch)))
+	}
+	for _, a := range b.archs {
+		if a != "amd64" && a != "arm64" {
+			return nil, fault.New(fault.Usage, "known are amd64 and arm64", fmt.Errorf("architecture %q is not supported", a))
+		}
 	}
 	if b.release, err = b.releases(); err != nil {
 		return nil, err

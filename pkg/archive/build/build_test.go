@@ -268,6 +268,7 @@ func TestBuild_refusesWhatIsNotAsPublished(t *testing.T) {
 		{"version that is not in the catalogue", func(_ *upstream, o *build.Options) { o.Spec.Spec.Kubernetes = []string{"v1.0.0"} }, fault.Usage, "v1.0.0"},
 		{"CNI that is not in the catalogue", func(_ *upstream, o *build.Options) { o.Spec.Spec.CNI = []string{"weave"} }, fault.Usage, "weave"},
 		{"mirror that is no URL", func(_ *upstream, o *build.Options) { o.Mirrors = []string{"ftp://x"} }, fault.Usage, "ftp://x"},
+		{"architecture that is not known", func(_ *upstream, o *build.Options) { o.Arch = []string{"amd65"} }, fault.Usage, "amd65"},
 		{"kocli binary that is missing", func(_ *upstream, o *build.Options) { o.KocliBinaries = map[string]string{"amd64": "/none"} }, fault.Usage, "/none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
