@@ -7,8 +7,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
 	bootstraptokenv1 "k8s.io/kubernetes/cmd/kubeadm/app/apis/bootstraptoken/v1"
 	"k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm/v1beta4"
+	"sigs.k8s.io/yaml"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/inventory"
@@ -52,10 +54,6 @@ type JoinOptions struct {
 	NodeOptions
 	// Token is a valid bootstrap token.
 	Token string
-	// CAHash pins the cluster's CA (CAHash), "sha256:<hex>". Required.
-	CAHash string
-	// Endpoint is host:port of the API. Empty: the inventory's.
-	Endpoint string
 	// CertificateKey decrypts the uploaded certificates; for control planes.
 	CertificateKey string
 }
@@ -87,14 +85,26 @@ func ClusterConfig(inv *inventory.Inventory) ([]byte, error) {
 	return render(append(docs, componentConfigs(inv)...)...)
 }
 
-// Join returns the JoinConfiguration of node, as a control plane where it has
-// that role. It contains the token.
-func Join(inv *inventory.Inventory, node inventory.Node, o JoinOptions) ([]byte, error) {
-	if o.CAHash == "" {
-		return nil, errors.New("join needs the hash of the cluster's CA")
+// Discovery returns the content of DiscoveryPath: the API's address and CA. A
+// node that gets them over SSH trusts nothing that it was told over the network,
+// and need not wait for the cluster to sign a token, which takes ten seconds
+// after kubeadm init.
+func Discovery(inv *inventory.Inventory, ca []byte) ([]byte, error) {
+	if len(ca) == 0 {
+		return nil, errors.New("discovery needs the cluster's CA")
 	}
-	if o.Endpoint == "" {
-		o.Endpoint = inv.Endpoint()
+	return yaml.Marshal(clientcmdv1.Config{
+		APIVersion: "v1", Kind: "Config", CurrentContext: inv.Name,
+		Clusters: []clientcmdv1.NamedCluster{{Name: inv.Name, Cluster: clientcmdv1.Cluster{Server: "https://" + inv.Endpoint(), CertificateAuthorityData: ca}}},
+		Contexts: []clientcmdv1.NamedContext{{Name: inv.Name, Context: clientcmdv1.Context{Cluster: inv.Name}}},
+	})
+}
+
+// Join returns the JoinConfiguration of node, as a control plane where it has
+// that role. It contains the token. Discovery has to be at DiscoveryPath.
+func Join(inv *inventory.Inventory, node inventory.Node, o JoinOptions) ([]byte, error) {
+	if o.Token == "" {
+		return nil, errors.New("join needs a bootstrap token")
 	}
 	patches, err := patchesOf(node, o.NodeOptions)
 	if err != nil {
@@ -102,9 +112,9 @@ func Join(inv *inventory.Inventory, node inventory.Node, o JoinOptions) ([]byte,
 	}
 	jc := &v1beta4.JoinConfiguration{
 		TypeMeta: typeMeta("JoinConfiguration"),
-		Discovery: v1beta4.Discovery{BootstrapToken: &v1beta4.BootstrapTokenDiscovery{
-			Token: o.Token, APIServerEndpoint: o.Endpoint, CACertHashes: []string{o.CAHash},
-		}},
+		Discovery: v1beta4.Discovery{
+			File: &v1beta4.FileDiscovery{KubeConfigPath: DiscoveryPath}, TLSBootstrapToken: o.Token,
+		},
 		NodeRegistration: registration(inv, node, o.NodeOptions),
 		Patches:          patches,
 		Timeouts:         timeouts(),

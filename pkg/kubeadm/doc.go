@@ -20,6 +20,8 @@ const (
 	// bootstrap token: mode 0600, and removed after use.
 	InitConfigPath = ConfigDir + "/kubeadm-init.yaml"
 	JoinConfigPath = ConfigDir + "/kubeadm-join.yaml"
+	// DiscoveryPath holds Discovery: how a joining node finds and trusts the API.
+	DiscoveryPath = ConfigDir + "/discovery.conf"
 	// AuditPolicyPath holds AuditPolicy, where auditing is enabled.
 	AuditPolicyPath = ConfigDir + "/audit-policy.yaml"
 	// AuditLogDir is where the API server writes the audit log; kubeadm makes it.

@@ -27,7 +27,6 @@ var update = flag.Bool("update", false, "write the golden files")
 
 const (
 	testToken = "abcdef.0123456789abcdef"
-	testHash  = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 )
 
 func load(t *testing.T, path string) *inventory.Inventory {
@@ -95,7 +94,7 @@ func TestInitAndJoin_golden(t *testing.T) {
 			}
 			golden(t, dir+"-"+name+"-init", got)
 			for _, n := range inv.Nodes[1:] {
-				join, err := kubeadm.Join(inv, n, kubeadm.JoinOptions{Token: testToken, CAHash: testHash, CertificateKey: "k"})
+				join, err := kubeadm.Join(inv, n, kubeadm.JoinOptions{Token: testToken, CertificateKey: "k"})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -247,7 +246,7 @@ func TestKubeletPatch_onlyWhereANodeDiffers(t *testing.T) {
 		if err != nil || string(got) != tt.want {
 			t.Errorf("%s: %q, %v", tt.name, got, err)
 		}
-		join, err := kubeadm.Join(inv, tt.node, kubeadm.JoinOptions{NodeOptions: tt.opt, Token: testToken, CAHash: testHash})
+		join, err := kubeadm.Join(inv, tt.node, kubeadm.JoinOptions{NodeOptions: tt.opt, Token: testToken})
 		if err != nil || strings.Contains(string(join), kubeadm.PatchesDir) != (tt.want != "") {
 			t.Errorf("%s: join names the patches directory wrongly: %v\n%s", tt.name, err, join)
 		}
@@ -294,10 +293,14 @@ func TestInit_neverShowsAWrongToken(t *testing.T) {
 	}
 }
 
-func TestJoin_needsThePinnedCA(t *testing.T) {
+func TestDiscovery_pinsTheCA(t *testing.T) {
 	inv := load(t, "../../examples/cluster-single.yaml")
-	if _, err := kubeadm.Join(inv, inv.Seed(), kubeadm.JoinOptions{Token: testToken}); err == nil {
-		t.Error("joined without knowing the CA")
+	if _, err := kubeadm.Discovery(inv, nil); err == nil {
+		t.Error("discovery without a CA")
+	}
+	conf, err := kubeadm.Discovery(inv, []byte("PEM"))
+	if err != nil || !strings.Contains(string(conf), "https://"+inv.Endpoint()) || !strings.Contains(string(conf), "certificate-authority-data: UEVN") {
+		t.Errorf("%s %v", conf, err)
 	}
 }
 
@@ -312,8 +315,5 @@ func TestSecrets_haveTheFormThatKubeadmWants(t *testing.T) {
 	}
 	if _, err := kubeadm.EncryptionConfig(kubeadm.NewEncryptionKey()); err != nil {
 		t.Error(err)
-	}
-	if _, err := kubeadm.CAHash([]byte("no")); err == nil {
-		t.Error("hashed what is no certificate")
 	}
 }

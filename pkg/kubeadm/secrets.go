@@ -2,13 +2,8 @@ package kubeadm
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
-	"errors"
-	"fmt"
 )
 
 // tokenAlphabet has 32 letters, so that five bits of randomness give each
@@ -35,19 +30,4 @@ func random(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
 	return b
-}
-
-// CAHash returns kubeadm's discovery hash of a CA certificate in PEM:
-// "sha256:" and the digest of its public key in hexadecimal.
-func CAHash(ca []byte) (string, error) {
-	block, _ := pem.Decode(ca)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return "", errors.New("no certificate in PEM")
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return "", fmt.Errorf("parse the CA certificate: %w", err)
-	}
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }

@@ -129,3 +129,14 @@ func (p Payload) file(it archive.Item, dst string, mode fs.FileMode) host.File {
 func missing(what string) error {
 	return fault.New(fault.Bundle, "see what the bundle holds with: kocli bundle inspect BUNDLE", fmt.Errorf("the bundle has no %s", what))
 }
+
+// BinaryBytes is the size of all executables that the node gets.
+func (p Payload) BinaryBytes() int64 {
+	var n int64
+	for _, it := range p.bundle.Items(p.filter()) {
+		if it.Kind == archive.KindBinary || it.Kind == archive.KindKocli {
+			n += it.Size
+		}
+	}
+	return n
+}

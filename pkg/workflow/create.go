@@ -9,7 +9,6 @@ import (
 	"runtime"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
-	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/inventory"
@@ -30,10 +29,10 @@ import (
 // Cluster is what the phases of a workflow are made from.
 type Cluster struct {
 	Inventory *inventory.Inventory
-	Bundle    *archive.Bundle
 	Facts     map[string]probe.Facts // by node
 	Dialer    plan.Dialer
 	Access    *kube.Access
+	Payload   func(inventory.Node) payload.Payload
 	Kocli     KocliBinary
 	Clock     Clock
 	// OwnResolver says that a host has no resolver of its own that pods can use.
@@ -68,15 +67,6 @@ func (c *Cluster) API() kube.API {
 	}
 }
 
-// payload returns the bundle as a node sees it.
-func (c *Cluster) payload(n inventory.Node) payload.Payload {
-	f := c.Facts[n.Name]
-	return payload.For(c.Bundle, payload.Target{
-		Kubernetes: c.Inventory.Version(), Arch: f.Arch, ControlPlane: n.ControlPlane,
-		CNI: string(c.Inventory.Spec.Network.CNI.Name), Distribution: f.OS.ID, Release: f.OS.Version,
-	})
-}
-
 // CreatePhases are the phases of create, in order.
 func (c *Cluster) CreatePhases() []plan.Phase {
 	inv := c.Inventory
@@ -94,13 +84,13 @@ func (c *Cluster) CreatePhases() []plan.Phase {
 	return []plan.Phase{
 		{Name: "os", Nodes: all, Steps: node(c.osSteps)},
 		{Name: "runtime", Follows: []string{"os"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return ctrd.Steps(ctrd.Options{Spec: inv.Spec.Runtime.Containerd, Payload: c.payload(n)})
+			return ctrd.Steps(ctrd.Options{Spec: inv.Spec.Runtime.Containerd, Payload: c.Payload(n)})
 		})},
 		{Name: "kubernetes", Follows: []string{"os"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return kubernetes.Steps(c.payload(n))
+			return kubernetes.Steps(c.Payload(n))
 		})},
 		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{images.Import(c.payload(n))}, nil
+			return []plan.Step{images.Import(c.Payload(n))}, nil
 		})},
 		{Name: "control-plane", Follows: []string{"images", "kubernetes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
@@ -120,28 +110,24 @@ func (c *Cluster) CreatePhases() []plan.Phase {
 			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
 				return nil, nil // nodes are not ready until the user installs one
 			}
-			s, err := network.Verify(inv, c.payload(n), c.API())
+			s, err := network.Verify(inv, c.Payload(n), c.API())
 			return []plan.Step{s}, err
 		})},
 	}
 }
 
 func (c *Cluster) workerOptions(n inventory.Node) worker.Options {
-	return worker.Options{Inventory: c.Inventory, Node: n, API: c.API(), CAHash: c.caHash, Now: c.Clock.Now}
+	return worker.Options{Inventory: c.Inventory, Node: n, API: c.API(), CA: c.ca, Now: c.Clock.Now}
 }
 
-// caHash reads the cluster's CA from the control plane, over SSH: a join trusts
+// ca reads the cluster's CA from the control plane, over SSH: a join trusts
 // nothing else.
-func (c *Cluster) caHash(ctx context.Context) (string, error) {
-	r, err := c.Dialer.Dial(ctx, c.Inventory.Seed().Name)
+func (c *Cluster) ca(ctx context.Context) ([]byte, error) {
+	r, err := c.Dialer.Look(ctx, c.Inventory.Seed().Name)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	pem, err := r.ReadFile(ctx, kubeadm.CACertPath)
-	if err != nil {
-		return "", err
-	}
-	return kubeadm.CAHash(pem)
+	return r.ReadFile(ctx, kubeadm.CACertPath)
 }
 
 func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
@@ -158,7 +144,7 @@ func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
 	}
 	out = append(out, osprep.Modules(), osprep.Sysctls(), osprep.ResolvConf(spec.Network.DNS.Upstream))
 	if on(spec.OS.InstallPackages) {
-		out = append(out, osprep.Packages(c.payload(n).Packages()))
+		out = append(out, osprep.Packages(c.Payload(n).Packages()))
 	}
 	file, err := c.kocli(n)
 	if err != nil {
@@ -177,7 +163,7 @@ func (c *Cluster) kocli(n inventory.Node) (host.File, error) {
 	if k := c.Kocli; k.Arch != "" && k.Arch == c.Facts[n.Name].Arch {
 		return k.file(dst), nil
 	}
-	f, ok := c.payload(n).Kocli(dst)
+	f, ok := c.Payload(n).Kocli(dst)
 	if !ok {
 		return f, fault.New(fault.Bundle, "build the bundle again with a kocli for "+c.Facts[n.Name].Arch,
 			fmt.Errorf("the bundle has no kocli for %s, which %s needs", c.Facts[n.Name].Arch, n.Name))
@@ -188,7 +174,7 @@ func (c *Cluster) kocli(n inventory.Node) (host.File, error) {
 func (c *Cluster) networkSteps(n inventory.Node) ([]plan.Step, error) {
 	var out []plan.Step
 	if c.Inventory.Spec.Network.CNI.Name == v1alpha1.CNIFlannel {
-		s, err := network.Flannel(c.Inventory, c.payload(n), c.API())
+		s, err := network.Flannel(c.Inventory, c.Payload(n), c.API())
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/state"
 )
 
@@ -83,7 +84,7 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 		s.o.Observer.Event(plan.Event{Time: s.o.Clock.Now(), Kind: plan.Note, Phase: "preflight", Node: f.Node, Step: f.Check,
 			Message: fmt.Sprintf("%s: %s", f.Check, f.Message), Hint: f.Fix})
 	}
-	if err := refuse(findings); err != nil {
+	if err := preflight.Refusal(findings); err != nil {
 		return nil, err
 	}
 	return s.cluster(facts)

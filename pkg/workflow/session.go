@@ -19,6 +19,7 @@ import (
 	"github.com/kocli/kocli/pkg/host/sshhost"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/payload"
 	"github.com/kocli/kocli/pkg/plan"
 
 	"github.com/kocli/kocli/pkg/probe"
@@ -168,25 +169,7 @@ func (s *Session) cluster(facts map[string]probe.Facts) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Inventory: s.inv, Bundle: s.bundle, Facts: facts, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
-}
-
-// refuse turns errors of preflight into one error with exit code 3.
-func refuse(findings []tmpFinding) error {
-	var errs []error
-	hint := ""
-	for _, f := range findings {
-		if f.Level == "error" {
-			errs = append(errs, fmt.Errorf("%s: %s: %s", f.Node, f.Check, f.Message))
-			if hint == "" {
-				hint = f.Fix
-			}
-		}
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return &fault.Error{Op: "preflight", Code: fault.Preflight, Hint: hint, Err: errors.Join(errs...)}
+	return &Cluster{Inventory: s.inv, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
 }
 
 func digestFile(path string) (string, int64, error) {

@@ -18,7 +18,7 @@ import (
 )
 
 // Host is one machine behind one SSH connection. Safe for concurrent use; at
-// most eight commands run at once, because sshd allows ten sessions.
+// most six commands run at once, because sshd allows ten sessions.
 type Host struct {
 	target  Target
 	client  *ssh.Client
@@ -39,7 +39,7 @@ var (
 )
 
 func newHost(t Target, c *ssh.Client, closers []func() error) *Host {
-	return &Host{target: t, client: c, closers: closers, slots: make(chan struct{}, 8), closed: make(chan struct{})}
+	return &Host{target: t, client: c, closers: closers, slots: make(chan struct{}, 6), closed: make(chan struct{})}
 }
 
 // Name is the node's name.
@@ -147,13 +147,26 @@ func (h *Host) session(ctx context.Context) (*ssh.Session, func(), error) {
 		return nil, nil, ctx.Err()
 	}
 	release := func() { <-h.slots }
-	h.trips.Add(1)
-	s, err := h.client.NewSession()
-	if err != nil {
-		release()
-		return nil, nil, h.broken("open session", err)
+	for wait := 5 * time.Millisecond; ; wait *= 2 {
+		h.trips.Add(1)
+		s, err := h.client.NewSession()
+		if err == nil {
+			return s, func() { _ = s.Close(); release() }, nil
+		}
+		// sshd refuses a session above its limit, and counts one that we have
+		// closed until it has taken notice.
+		var full *ssh.OpenChannelError
+		if !errors.As(err, &full) || wait > time.Second {
+			release()
+			return nil, nil, h.broken("open session", err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			release()
+			return nil, nil, ctx.Err()
+		}
 	}
-	return s, func() { _ = s.Close(); release() }, nil
 }
 
 // broken says that the connection, not a command, failed.

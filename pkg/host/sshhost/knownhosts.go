@@ -112,6 +112,9 @@ func (k *KnownHosts) algorithms(addr string) []string {
 	if !errors.As(db(addr, &net.TCPAddr{}, noKey{}), &ke) {
 		return nil
 	}
+	if len(ke.Want) == 0 { // a first contact: the key that people compare comes first
+		return []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
 	var out []string
 	for _, w := range ke.Want {
 		if t := w.Key.Type(); t == ssh.KeyAlgoRSA {

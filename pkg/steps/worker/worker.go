@@ -27,9 +27,9 @@ type Options struct {
 	Inventory *inventory.Inventory
 	Node      inventory.Node
 	API       kube.API
-	// CAHash returns the hash of the cluster's CA, "sha256:...".
-	CAHash func(ctx context.Context) (string, error)
-	Now    func() time.Time
+	// CA returns the certificate of the cluster's CA in PEM.
+	CA  func(ctx context.Context) ([]byte, error)
+	Now func() time.Time
 }
 
 // kubeletConf is what a finished join leaves.
@@ -90,7 +90,11 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if err != nil {
 		return err
 	}
-	caHash, err := o.CAHash(ctx)
+	ca, err := o.CA(ctx)
+	if err != nil {
+		return err
+	}
+	discovery, err := kubeadm.Discovery(o.Inventory, ca)
 	if err != nil {
 		return err
 	}
@@ -104,11 +108,14 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	}
 	defer func() { _ = c.DeleteToken(context.WithoutCancel(ctx), token) }() // it expires by itself too
 	node := kubeadm.NodeOptions{ResolvConf: resolv}
-	config, err := kubeadm.Join(o.Inventory, o.Node, kubeadm.JoinOptions{NodeOptions: node, Token: token, CAHash: caHash})
+	config, err := kubeadm.Join(o.Inventory, o.Node, kubeadm.JoinOptions{NodeOptions: node, Token: token})
 	if err != nil {
 		return err
 	}
 	if err := kubeadmrun.PutPatch(ctx, h, o.Node, node); err != nil {
+		return err
+	}
+	if _, err := h.Put(ctx, host.Bytes(kubeadm.DiscoveryPath, 0o600, discovery)); err != nil {
 		return err
 	}
 	f := host.Bytes(kubeadm.JoinConfigPath, 0o600, config)
@@ -124,7 +131,20 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if err != nil {
 		return fault.New(fault.Failure, fmt.Sprintf("check that %s can reach %s, and that its clock is right; then run the same command again", h.Name(), o.Inventory.Endpoint()), err)
 	}
-	return h.Remove(ctx, kubeadm.JoinConfigPath) // it holds the token
+	if err := h.Remove(ctx, kubeadm.JoinConfigPath); err != nil { // it holds the token
+		return err
+	}
+	// kubeadm is done when the kubelet has its credentials; the kubelet registers
+	// the node a moment later.
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return kube.Poll(wait, 100*time.Millisecond, func(ctx context.Context) error {
+		n, err := c.Node(ctx, o.Node.Name)
+		if err == nil && n == nil {
+			err = fmt.Errorf("the kubelet has not registered node %s", o.Node.Name)
+		}
+		return err
+	})
 }
 
 // Marks keeps the labels and taints of a node as the YAML has them.
