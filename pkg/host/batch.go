@@ -36,7 +36,6 @@ type Batch struct {
 	mu      sync.Mutex
 	pending []*question
 	known   map[string]*question
-	epoch   int
 }
 
 type question struct {
@@ -47,10 +46,10 @@ type question struct {
 }
 
 // NewBatch wraps a machine. It waits for wait after a first question for others
-// to join; zero means 3 ms.
+// to join; zero means 10 ms.
 func NewBatch(name string, inner Batcher, wait time.Duration) *Batch {
 	if wait == 0 {
-		wait = 3 * time.Millisecond
+		wait = 10 * time.Millisecond
 	}
 	return &Batch{name: name, inner: inner, wait: wait, known: map[string]*question{}}
 }
@@ -63,7 +62,6 @@ func (b *Batch) Forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.known = map[string]*question{}
-	b.epoch++
 }
 
 // DialContext opens a connection from the machine when the wrapped one can.
@@ -101,8 +99,11 @@ func (b *Batch) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
 	return ParseStat(name, out.Text())
 }
 
+// questionKey is what makes two questions the same.
+func questionKey(c Cmd) string { return strconv.FormatBool(c.Root) + Quote(c.Argv...) }
+
 func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
-	key := strconv.FormatBool(c.Root) + Quote(c.Argv...)
+	key := questionKey(c)
 	b.mu.Lock()
 	q, ok := b.known[key]
 	if !ok {
@@ -110,8 +111,7 @@ func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
 		b.known[key] = q
 		b.pending = append(b.pending, q)
 		if len(b.pending) == 1 {
-			epoch := b.epoch
-			go b.flush(context.WithoutCancel(ctx), epoch)
+			go b.flush(context.WithoutCancel(ctx))
 		}
 	}
 	b.mu.Unlock()
@@ -124,12 +124,12 @@ func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
 		return Output{}, q.err
 	}
 	if q.res.Code != 0 {
-		return q.res.Output, &ExitError{Cmd: c.String(), Code: q.res.Code, Stderr: q.res.Stderr}
+		return q.res.Output, &ExitError{Cmd: c.String(), Code: q.res.Code, Stderr: []byte(Mask(string(q.res.Stderr), c.Secrets))}
 	}
 	return q.res.Output, nil
 }
 
-func (b *Batch) flush(ctx context.Context, epoch int) {
+func (b *Batch) flush(ctx context.Context) {
 	time.Sleep(b.wait)
 	b.mu.Lock()
 	qs := b.pending
@@ -145,8 +145,8 @@ func (b *Batch) flush(ctx context.Context, epoch int) {
 	for i, q := range qs {
 		if q.err = err; err == nil {
 			q.res = res[i]
-		} else if b.epoch == epoch {
-			delete(b.known, strconv.FormatBool(q.cmd.Root)+Quote(q.cmd.Argv...)) // a lost connection is no answer
+		} else if key := questionKey(q.cmd); b.known[key] == q {
+			delete(b.known, key) // a lost connection is no answer
 		}
 		close(q.done)
 	}

@@ -30,7 +30,13 @@ type Cmd struct {
 func Command(argv ...string) Cmd { return Cmd{Argv: argv, Root: true} }
 
 // String shows the command as a shell would take it, with secrets masked.
-func (c Cmd) String() string { return Mask(Quote(c.Argv...), c.Secrets) }
+func (c Cmd) String() string {
+	argv := make([]string, len(c.Argv))
+	for i, a := range c.Argv {
+		argv[i] = Mask(a, c.Secrets) // before quoting, which may tear a secret apart
+	}
+	return Quote(argv...)
+}
 
 // Output is what a command printed.
 type Output struct {

@@ -19,67 +19,102 @@ func CheckQuery(c Cmd) error {
 	if len(c.Argv) == 0 {
 		return fmt.Errorf("empty command: %w", ErrNotQuery)
 	}
-	if c.Stdin != nil || !looks(path.Base(c.Argv[0]), c.Argv[1:]) {
+	dir, program := path.Split(c.Argv[0])
+	if c.Stdin != nil || !slices.Contains(folders(), dir) || !looks(program, c.Argv[1:]) {
 		return fmt.Errorf("%s: %w", c, ErrNotQuery)
 	}
 	return nil
 }
 
-// looks reports whether the program, called with args, only looks.
+// folders are where the programs of a system are; "" means by PATH.
+func folders() []string {
+	return []string{"", "/usr/local/sbin/", "/usr/local/bin/", "/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"}
+}
+
+// looks reports whether the program, called with args, only looks. It lists what
+// is allowed, option by option where a program can also write: programs take
+// abbreviated options and verbs, so that a list of what is refused has holes.
 func looks(program string, args []string) bool {
-	sub := ""
-	for _, a := range args {
-		if !strings.HasPrefix(a, "-") {
-			sub = a
-			break
-		}
+	verb := ""
+	if len(args) > 0 {
+		verb = args[0] // before any option: "-p show stop" is a stop
 	}
 	switch program {
-	case "cat", "ls", "stat", "uname", "df", "getent", "dpkg-query", "findmnt", "ss", "lsmod", "lsblk", "getenforce",
-		"readlink", "test", "id", "sha256sum", "true", "printf", "nproc", "iptables-save", "ip6tables-save",
-		"apparmor_status", "free", "getconf":
+	case "cat", "ls", "stat", "uname", "df", "getent", "dpkg-query", "findmnt", "lsmod", "lsblk", "getenforce",
+		"readlink", "test", "id", "sha256sum", "true", "printf", "nproc", "apparmor_status", "free", "getconf":
 		return true
 	case "hostname":
-		return sub == ""
+		return only(args, "-s", "-f", "-i", "-I", "-d", "-A")
 	case "date":
-		return !slices.ContainsFunc(args, func(a string) bool {
-			return a == "-s" || strings.HasPrefix(a, "--set") || a != "" && a[0] != '+' && a[0] != '-'
-		})
+		return only(slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "+") }), "-u", "-R", "-Iseconds")
 	case "find":
 		return !slices.ContainsFunc(args, func(a string) bool {
 			return a == "-delete" || strings.HasPrefix(a, "-exec") || strings.HasPrefix(a, "-ok") || strings.HasPrefix(a, "-f")
 		})
 	case "sysctl":
-		return slices.Contains(args, "-n") &&
-			!slices.ContainsFunc(args, func(a string) bool { return a == "-w" || a == "-p" || strings.Contains(a, "=") })
-	case "systemctl":
-		return slices.Contains([]string{"is-active", "is-enabled", "is-system-running", "show", "list-units", "list-unit-files", "cat", "status"}, sub)
-	case "timedatectl":
-		return sub == "show" || sub == "status"
-	case "rpm":
-		return len(args) > 0 && strings.HasPrefix(args[0], "-q")
-	case "ip":
-		return !slices.ContainsFunc(args, func(a string) bool {
-			return slices.Contains([]string{"add", "del", "delete", "set", "flush", "replace", "change", "append", "exec", "-b", "-batch"}, a)
+		return verb == "-n" && !slices.ContainsFunc(args[1:], func(a string) bool { return strings.HasPrefix(a, "-") || strings.Contains(a, "=") })
+	case "ss":
+		return !slices.ContainsFunc(args, func(a string) bool { // not -K, which kills, nor -D, which writes
+			return strings.HasPrefix(a, "-") && strings.Trim(a[1:], "Hltnpuaxoemi46") != ""
 		})
+	case "iptables-save", "ip6tables-save":
+		return len(args) == 0 || len(args) == 2 && verb == "-t" && word(args[1])
+	case "systemctl":
+		return slices.Contains([]string{"is-active", "is-enabled", "is-system-running", "show", "list-units", "list-unit-files", "cat", "status"}, verb)
+	case "timedatectl":
+		return verb == "show" || verb == "status"
+	case "rpm":
+		return slices.Contains([]string{"-q", "-qa", "-ql", "-qf"}, verb) &&
+			!slices.ContainsFunc(args[1:], func(a string) bool { return strings.HasPrefix(a, "-") && a != "--qf" })
+	case "ip":
+		return ipLooks(args)
 	case "nft":
-		return sub == "list"
+		for len(args) > 0 && slices.Contains([]string{"-j", "-a", "-n"}, args[0]) {
+			args = args[1:]
+		}
+		// nft joins its arguments and splits them at semicolons again.
+		return len(args) > 0 && args[0] == "list" && !slices.ContainsFunc(args, func(a string) bool { return !word(a) })
 	case "ctr":
 		return ctrLooks(args)
 	case "kubelet", "containerd", "runc":
-		return len(args) == 1 && args[0] == "--version"
+		return len(args) == 1 && verb == "--version"
 	case "kubeadm":
-		return sub == "version"
+		return verb == "version"
 	case "firewall-cmd":
-		return len(args) == 1 && args[0] == "--state"
+		return len(args) == 1 && verb == "--state"
 	case "ufw":
-		return len(args) == 1 && args[0] == "status"
+		return len(args) == 1 && verb == "status"
 	case "journalctl":
 		return !slices.ContainsFunc(args, func(a string) bool {
-			return strings.HasPrefix(a, "--vacuum") || a == "--rotate" || a == "--flush" || a == "--sync"
+			return strings.HasPrefix(a, "-") &&
+				!slices.Contains([]string{"-u", "-n", "-o", "-b", "-k", "-p", "-q", "-r", "--no-pager", "--since", "--until", "--utc"}, a)
 		})
 	}
 	return false
+}
+
+// only reports whether every argument is one of those allowed.
+func only(args []string, allowed ...string) bool {
+	return !slices.ContainsFunc(args, func(a string) bool { return !slices.Contains(allowed, a) })
+}
+
+// word reports whether s means nothing special to a program that parses its
+// arguments as a language.
+func word(s string) bool {
+	return s != "" && s[0] != '-' && strings.IndexFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.", r)
+	}) < 0
+}
+
+// ipLooks allows the listings of iproute2, by their full names only.
+func ipLooks(args []string) bool {
+	for len(args) > 0 && slices.Contains([]string{"-j", "-4", "-6", "-o", "-br", "-d", "-s"}, args[0]) {
+		args = args[1:]
+	}
+	if len(args) == 0 || !slices.Contains([]string{"addr", "address", "link", "route", "rule", "neigh"}, args[0]) {
+		return false
+	}
+	return len(args) == 1 || slices.Contains([]string{"show", "list", "get"}, args[1])
 }
 
 // ctrLooks allows the listings of containerd's own client.

@@ -1,6 +1,9 @@
 package host
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Quote joins argv into one line that a POSIX shell splits back into the same
 // bytes. It is the only place of kocli that quotes for a shell.
@@ -35,7 +38,8 @@ func unsafe(r rune) bool {
 // Mask replaces every secret in s by "***". Empty secrets are ignored. It is a
 // second line of defence: secrets belong on stdin, not in argv.
 func Mask(s string, secrets []string) string {
-	for _, secret := range secrets {
+	// Longer ones first: a secret may begin with another one.
+	for _, secret := range slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) }) {
 		if secret != "" {
 			s = strings.ReplaceAll(s, secret, "***")
 		}
