@@ -93,7 +93,14 @@ func (a *Access) get(ctx context.Context, r host.Reader, readOnly bool) (*Client
 		a.clients[key] = e
 	}
 	a.mu.Unlock()
-	e.once.Do(func() { e.client, e.err = New(conf, t.DialContext, readOnly) })
+	e.once.Do(func() {
+		if e.client, e.err = New(conf, t.DialContext, readOnly); e.err == nil {
+			// The first request opens the connection that all others share; were
+			// they to start together, each would open one of its own. What is wrong
+			// with it, the next request says.
+			_ = e.client.Ready(ctx)
+		}
+	})
 	return e.client, e.err
 }
 

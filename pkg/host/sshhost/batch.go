@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kocli/kocli/pkg/host"
@@ -12,43 +13,148 @@ import (
 
 // answer runs "$@" and prints one line: stdout in base64 with "[status]" at any
 // place in it, "|", and stderr in base64. No temporary file is made, so a dry
-// run leaves no trace on a machine.
+// run leaves no trace on a machine; and few processes are, because a batch asks
+// a hundred questions.
 const answer = `exec 3>&1
-q() { e=$( { { "$@" </dev/null 3>&- 4>&-; printf '[%d]' "$?" >&3; } | base64 | tr -d '\n' >&3; } 2>&1 ); printf '|%s\n' "$(printf %s "$e" | base64 | tr -d '\n')" >&3; }
+q() { e=$( { { "$@" </dev/null 3>&-; printf '[%d]' "$?" >&3; } | base64 -w0 >&3; } 2>&1 ); printf '|' >&3
+if [ -n "$e" ]; then printf %s "$e" | base64 -w0 >&3; fi; printf '\n' >&3; }
 `
 
-// Batch runs many commands in one round trip. Those that need root and those
-// that do not run in two.
+// Batch runs many commands in one round trip; in two where some need root and
+// others must not have it.
 func (h *Host) Batch(ctx context.Context, cmds []host.Cmd) ([]host.Result, error) {
 	out := make([]host.Result, len(cmds))
 	for _, root := range []bool{true, false} {
-		var script bytes.Buffer
 		var where []int
-		script.WriteString(answer)
+		var mine []host.Cmd
 		for i, c := range cmds {
 			if c.Root == root {
-				script.WriteString("q " + host.Quote(c.Argv...) + "\n")
-				where = append(where, i)
+				where, mine = append(where, i), append(mine, c)
 			}
 		}
-		if len(where) == 0 {
+		if len(mine) == 0 {
 			continue
 		}
-		o, err := h.run(ctx, host.Cmd{Argv: []string{"sh", "-s"}, Root: root, Stdin: &script})
+		res, err := h.batch(ctx, root, mine)
 		if err != nil {
 			return nil, err
 		}
-		lines := bytes.Split(bytes.TrimSuffix(o.Stdout, []byte("\n")), []byte("\n"))
-		if len(lines) != len(where) {
-			return nil, fmt.Errorf("%d answers to %d questions: %s", len(lines), len(where), o.Stderr)
-		}
 		for n, i := range where {
-			if out[i], err = parseAnswer(string(lines[n])); err != nil {
-				return nil, fmt.Errorf("%s: %w", cmds[i], err)
-			}
+			out[i] = res[n]
 		}
 	}
 	return out, nil
+}
+
+func (h *Host) batch(ctx context.Context, root bool, cmds []host.Cmd) ([]host.Result, error) {
+	asked := merge(cmds)
+	var script bytes.Buffer
+	script.WriteString(answer)
+	for _, a := range asked {
+		script.WriteString("q " + host.Quote(a.argv...) + "\n")
+	}
+	o, err := h.run(ctx, host.Cmd{Argv: []string{"sh", "-s"}, Root: root, Stdin: &script})
+	if err != nil {
+		return nil, err
+	}
+	lines := bytes.Split(bytes.TrimSuffix(o.Stdout, []byte("\n")), []byte("\n"))
+	if len(lines) != len(asked) {
+		return nil, fmt.Errorf("%d answers to %d questions: %s", len(lines), len(asked), o.Stderr)
+	}
+	out := make([]host.Result, len(cmds))
+	for n, a := range asked {
+		r, err := parseAnswer(string(lines[n]))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", host.Quote(a.argv...), err)
+		}
+		a.split(r, out)
+	}
+	return out, nil
+}
+
+// asked is one command of a script; it answers one question, or those of all
+// files that were asked for in the same way.
+type asked struct {
+	argv  []string
+	where []int    // indices of the questions
+	files []string // one for each, when they were merged
+}
+
+// merge joins the questions for metadata and digests of single files: one
+// process answers them all. Names that a program would print differently from
+// how they were given are asked for one by one.
+func merge(cmds []host.Cmd) []asked {
+	var out []asked
+	joined := map[string]int{}
+	for i, c := range cmds {
+		prefix, file, ok := single(c.Argv)
+		if !ok {
+			out = append(out, asked{argv: c.Argv, where: []int{i}})
+			continue
+		}
+		key := strings.Join(prefix, " ")
+		n, seen := joined[key]
+		if !seen {
+			n = len(out)
+			joined[key] = n
+			out = append(out, asked{argv: prefix})
+		}
+		out[n].argv = append(out[n].argv, file)
+		out[n].where = append(out[n].where, i)
+		out[n].files = append(out[n].files, file)
+	}
+	for n := range out {
+		if len(out[n].files) == 1 {
+			out[n].files = nil
+		} else if len(out[n].files) > 1 && out[n].argv[0] == "stat" {
+			out[n].argv[2] += " %n" // so that an answer says what it is about
+		}
+	}
+	return out
+}
+
+// single takes a question about one plainly named file apart.
+func single(argv []string) (prefix []string, file string, ok bool) {
+	if len(argv) < 3 || argv[len(argv)-2] != "--" {
+		return nil, "", false
+	}
+	file = argv[len(argv)-1]
+	prefix = slices.Clone(argv[:len(argv)-1])
+	plain := file != "" && file == host.Quote(file)
+	isStat := len(argv) == 5 && slices.Equal(argv[:3], host.StatCommand("").Argv[:3])
+	isSum := len(argv) == 3 && argv[0] == "sha256sum"
+	return prefix, file, plain && (isStat || isSum)
+}
+
+// split hands the parts of an answer to the questions they belong to. A file
+// without a line failed, for the reason on the line of stderr that names it.
+func (a asked) split(r host.Result, out []host.Result) {
+	if a.files == nil {
+		out[a.where[0]] = r
+		return
+	}
+	lines := map[string]string{}
+	for _, l := range strings.Split(string(r.Stdout), "\n") {
+		if i := strings.LastIndex(l, " "); i >= 0 {
+			lines[l[i+1:]] = l
+		}
+	}
+	for n, file := range a.files {
+		if l, ok := lines[file]; ok {
+			if a.argv[0] == "stat" {
+				l = strings.TrimSuffix(l, " "+file)
+			}
+			out[a.where[n]] = host.Result{Output: host.Output{Stdout: []byte(l + "\n")}}
+			continue
+		}
+		why := ""
+		for _, l := range strings.Split(string(r.Stderr), "\n") {
+			if strings.Contains(l, "'"+file+"'") || strings.Contains(l, " "+file+":") {
+				why = l
+			}
+		}
+		out[a.where[n]] = host.Result{Output: host.Output{Stderr: []byte(why)}, Code: max(1, r.Code)}
+	}
 }
 
 // parseAnswer takes one line of answer apart.

@@ -1,0 +1,351 @@
+// Package reset takes a host back to what it was: kubeadm's own reset first,
+// then the network rules that Kubernetes made, then everything that the ledger
+// of the host says kocli changed. What is not ours stays.
+package reset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/kubeadmrun"
+	"github.com/kocli/kocli/pkg/plan"
+)
+
+// Steps returns the steps of a host, in order.
+func Steps() []plan.Step {
+	return []plan.Step{Kubeadm(), Network(), Runtime(), Undo()}
+}
+
+// Kubeadm runs kubeadm reset where kubeadm has been at work.
+func Kubeadm() plan.Step {
+	found := func(ctx context.Context, r host.Reader) (bool, error) {
+		outs, _, err := converge.Asked(ctx, r, host.Command("find", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "-maxdepth", "2",
+			"(", "-path", "/etc/kubernetes/manifests/*.yaml", "-o", "-path", "/etc/kubernetes/*.conf", "-o", "-path", "/etc/kubernetes/pki",
+			"-o", "-path", "/var/lib/kubelet/config.yaml", "-o", "-path", "/var/lib/etcd/member", ")"))
+		if err != nil {
+			return false, err
+		}
+		return outs[0].Text() != "", nil
+	}
+	return converge.Func{
+		Name: "reset/kubeadm",
+		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+			ok, err := found(ctx, r)
+			if err != nil || !ok {
+				return nil, err
+			}
+			return []plan.Change{{Object: "kubeadm reset", To: "node leaves, its pods and data are removed", Disruptive: true}}, nil
+		},
+		ApplyFn: func(ctx context.Context, h host.Host) error {
+			if _, err := h.Stat(ctx, "/usr/bin/kubeadm"); errors.Is(err, fs.ErrNotExist) {
+				return errors.New("there is a control plane or kubelet here, and no kubeadm to remove it with")
+			}
+			// containerd has to run for kubeadm to stop the pods.
+			if _, err := h.Run(ctx, host.Command("systemctl", "start", "containerd.service")); err != nil {
+				return err
+			}
+			if err := kubeadmrun.Run(ctx, h, "reset", "--force", "--cri-socket", kubeadm.CRISocket); err != nil {
+				return err
+			}
+			if _, err := h.Run(ctx, host.Command("systemctl", "stop", "kubelet.service")); err != nil {
+				return err
+			}
+			// kubeadm leaves these where a mount or a killed run was in its way.
+			_, err := h.Run(ctx, host.Command("find", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "-mindepth", "1", "-xdev",
+				"-not", "-path", kubeadm.ConfigDir, "-not", "-path", kubeadm.ConfigDir+"/*", "-delete"))
+			var x *host.ExitError
+			if errors.As(err, &x) {
+				return nil // what is left is said by the check
+			}
+			return err
+		},
+	}
+}
+
+// Runtime stops the containers of Kubernetes and containerd itself, and removes
+// its data, unless there are containers of others.
+func Runtime() plan.Step {
+	return converge.Func{
+		Name: "reset/runtime",
+		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+			s, err := lookRuntime(ctx, r)
+			if err != nil || !s.ours {
+				return nil, err
+			}
+			if len(s.foreign) > 0 {
+				if !s.images {
+					return nil, nil
+				}
+				return []plan.Change{{Object: "containerd", From: "has containers of " + strings.Join(s.foreign, ", "), To: "stays; only the images of Kubernetes go"}}, nil
+			}
+			if !s.active && !s.data {
+				return nil, nil
+			}
+			return []plan.Change{{Object: "containerd", To: "stop, remove its data", Disruptive: true}}, nil
+		},
+		ApplyFn: func(ctx context.Context, h host.Host) error {
+			// Only a containerd that runs can say whether others use it.
+			if _, err := h.Run(ctx, host.Command("systemctl", "start", "containerd.service")); err != nil {
+				return fmt.Errorf("ask containerd for containers of others: %w", err)
+			}
+			s, err := lookRuntime(ctx, h)
+			if err != nil {
+				return err
+			}
+			if len(s.foreign) > 0 {
+				_, err := h.Run(ctx, host.Command("sh", "-c", `/usr/local/bin/ctr -n k8s.io images ls -q | xargs -r /usr/local/bin/ctr -n k8s.io images rm --sync`))
+				return err
+			}
+			c := host.Command("systemctl", "stop", "containerd.service")
+			c.Timeout = 2 * time.Minute
+			if _, err := h.Run(ctx, c); err != nil {
+				return err
+			}
+			_, err = h.Run(ctx, host.Command("sh", "-c", sweep))
+			return err
+		},
+	}
+}
+
+// sweep removes containerd's data and state. The folder itself may be a mount.
+const sweep = `set -e
+for m in $(awk '$2 ~ "^/run/containerd/" || $2 ~ "^/var/lib/containerd/" {print $2}' /proc/mounts | sort -r); do umount -l -- "$m" || :; done
+for d in /var/lib/containerd /run/containerd; do [ ! -d "$d" ] || find "$d" -mindepth 1 -delete; done`
+
+// runtimeState is what there is of containerd.
+type runtimeState struct {
+	ours    bool // kocli installed it
+	active  bool
+	data    bool
+	images  bool     // of Kubernetes
+	foreign []string // namespaces with containers that are not Kubernetes'
+}
+
+func lookRuntime(ctx context.Context, r host.Reader) (runtimeState, error) {
+	book, err := ledger.Read(ctx, r)
+	if err != nil {
+		return runtimeState{}, err
+	}
+	s := runtimeState{ours: book.Has("/usr/local/bin/containerd", ledger.FileAbsent, ledger.FileKept)}
+	outs, errs, err := converge.Asked(ctx, r,
+		host.Command("systemctl", "is-active", "containerd.service"),
+		host.Command("ls", "-A", "/var/lib/containerd"),
+		host.Command("/usr/local/bin/ctr", "namespaces", "ls", "-q"),
+		host.Command("/usr/local/bin/ctr", "-n", "k8s.io", "images", "ls", "-q"))
+	if err != nil {
+		return s, err
+	}
+	s.active = errs[0] == nil
+	s.data = errs[1] == nil && outs[1].Text() != ""
+	s.images = errs[3] == nil && outs[3].Text() != ""
+	if errs[2] != nil {
+		return s, nil
+	}
+	for _, ns := range strings.Fields(outs[2].Text()) {
+		if ns == "k8s.io" {
+			continue
+		}
+		o, err := r.Query(ctx, host.Command("/usr/local/bin/ctr", "-n", ns, "containers", "ls", "-q"))
+		var x *host.ExitError
+		if err != nil && !errors.As(err, &x) {
+			return s, err
+		}
+		if o.Text() != "" {
+			s.foreign = append(s.foreign, ns)
+		}
+	}
+	return s, nil
+}
+
+// runtimePaths belong to containerd: they stay while others use it.
+func runtimePath(p string) bool {
+	for _, prefix := range []string{"/usr/local/bin/containerd", "/usr/local/bin/ctr", "/usr/local/sbin/runc", "/etc/containerd/", "/etc/systemd/system/containerd.service"} {
+		if strings.HasPrefix(p, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Undo goes through the ledger: services off, packages out, values and files
+// back. The ledger itself goes last.
+func Undo() plan.Step {
+	return converge.Func{
+		Name: "reset/undo",
+		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+			book, err := ledger.Read(ctx, r)
+			if err != nil || len(book) == 0 {
+				return nil, err
+			}
+			s, err := lookRuntime(ctx, r)
+			if err != nil {
+				return nil, err
+			}
+			if len(s.foreign) > 0 && !undoable(book) {
+				return nil, nil
+			}
+			return []plan.Change{
+				{Object: "files that kocli made", From: fmt.Sprint(len(book.Of(ledger.FileAbsent))), To: "remove"},
+				{Object: "files that kocli replaced", From: fmt.Sprint(len(book.Of(ledger.FileKept))), To: "restore"},
+				{Object: "packages that kocli installed", From: fmt.Sprint(len(book.Of(ledger.Package))), To: "remove"},
+			}, nil
+		},
+		ApplyFn: undo,
+	}
+}
+
+// undoable reports whether a ledger holds more than the runtime's entries.
+func undoable(book ledger.Book) bool {
+	for _, e := range book {
+		if !runtimePath(e.Name) && e.Name != "containerd.service" {
+			return true
+		}
+	}
+	return false
+}
+
+func undo(ctx context.Context, h host.Host) error {
+	book, err := ledger.Read(ctx, h)
+	if err != nil {
+		return err
+	}
+	s, err := lookRuntime(ctx, h)
+	if err != nil {
+		return err
+	}
+	keep := len(s.foreign) > 0
+	for _, e := range book.Of(ledger.Service) {
+		if keep && e.Name == "containerd.service" {
+			continue
+		}
+		if _, err := h.Run(ctx, host.Command("systemctl", "disable", "--now", "--quiet", e.Name)); err != nil && !gone(err) {
+			return err
+		}
+	}
+	if err := undoPackages(ctx, h, book); err != nil {
+		return err
+	}
+	if err := undoValues(ctx, h, book); err != nil {
+		return err
+	}
+	if err := undoFiles(ctx, h, book, keep); err != nil {
+		return err
+	}
+	if _, err := h.Run(ctx, host.Command("systemctl", "daemon-reload")); err != nil {
+		return err
+	}
+	if keep {
+		return keepRuntimeEntries(ctx, h, book)
+	}
+	_, err = h.Run(ctx, host.Command("sh", "-c", last, "kocli-last", ledger.Root()))
+	return err
+}
+
+// last removes kocli's own folder, and folders that it made, when they are
+// empty. The ledger is the last file to go.
+const last = `cd /
+rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /etc/systemd/system/kubelet.service.d /etc/kubernetes/kocli /etc/kubernetes/manifests /etc/kubernetes/patches 2>/dev/null || :
+rm -f /run/kocli-kubeadm.lock /etc/systemd/logind.conf.d/99-kubelet.conf
+find "$1" -mindepth 1 -not -name ledger.jsonl -delete 2>/dev/null || :
+rm -f -- "$1/ledger.jsonl"; rmdir -- "$1" 2>/dev/null || :`
+
+// gone is the complaint of systemctl about a unit that is not there any more.
+func gone(err error) bool {
+	var x *host.ExitError
+	return errors.As(err, &x) && (strings.Contains(string(x.Stderr), "does not exist") || strings.Contains(string(x.Stderr), "not loaded"))
+}
+
+func undoPackages(ctx context.Context, h host.Host, book ledger.Book) error {
+	var names []string
+	for _, e := range book.Of(ledger.Package) {
+		names = append(names, e.Name)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	c := host.Command(append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--purge"}, names...)...)
+	c.Timeout = 10 * time.Minute
+	_, err := h.Run(ctx, c)
+	var x *host.ExitError
+	if errors.As(err, &x) && strings.Contains(string(x.Stderr), "dependency problems") {
+		// Something else was installed since that needs one of them: it stays.
+		plan.Say(ctx, "some packages that kocli installed are needed by others now, and stay")
+		return nil
+	}
+	return err
+}
+
+func undoValues(ctx context.Context, h host.Host, book ledger.Book) error {
+	var errs []error
+	run := func(argv ...string) {
+		_, err := h.Run(ctx, host.Command(argv...))
+		errs = append(errs, err)
+	}
+	for _, e := range book.Of(ledger.Sysctl) {
+		if _, err := h.Stat(ctx, path.Join("/proc/sys", strings.ReplaceAll(e.Name, ".", "/"))); err == nil {
+			run("sysctl", "-q", "-w", e.Name+"="+e.Value)
+		}
+	}
+	for _, e := range book.Of(ledger.Swap) {
+		run("swapon", e.Name)
+	}
+	for _, e := range book.Of(ledger.Hostname) {
+		run("hostname", e.Value)
+	}
+	return errors.Join(errs...)
+}
+
+// undoFiles brings the files back in one round trip: names go in on stdin.
+func undoFiles(ctx context.Context, h host.Host, book ledger.Book, keepRuntime bool) error {
+	var in strings.Builder
+	add := func(verb, name string) {
+		if !(keepRuntime && runtimePath(name)) && !strings.ContainsAny(name, "\n") && path.IsAbs(name) && path.Clean(name) == name {
+			in.WriteString(verb + " " + name + "\n")
+		}
+	}
+	for _, e := range book.Of(ledger.FileAbsent) {
+		add("remove", e.Name)
+	}
+	for _, e := range book.Of(ledger.FileKept) {
+		add("restore", e.Name)
+	}
+	c := host.Command("sh", "-c", restore, "kocli-restore", path.Join(ledger.Root(), "originals"))
+	c.Stdin = strings.NewReader(in.String())
+	_, err := h.Run(ctx, c)
+	return err
+}
+
+// restore reads "remove PATH" and "restore PATH" lines. What others added to
+// /etc/hosts and /etc/fstab since stays: only our own lines are taken back.
+const restore = `set -e
+while read -r verb p; do
+  case "$verb $p" in
+  *" /etc/hosts") t=$(mktemp /etc/.kocli.XXXXXXXX); sed '/^# kocli: .*begin$/,/^# kocli: .*end$/d' "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
+  *" /etc/fstab") t=$(mktemp /etc/.kocli.XXXXXXXX); sed 's/^# kocli: //' "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
+  "restore "*) if [ -e "$1$p" ] || [ -L "$1$p" ]; then mkdir -p -- "${p%/*}"; cp -a -- "$1$p" "$p.kocli-restore"; mv -fT -- "$p.kocli-restore" "$p"; fi ;;
+  "remove "*) rm -f -- "$p" ;;
+  esac
+done`
+
+// keepRuntimeEntries leaves a ledger that still knows what belongs to containerd.
+func keepRuntimeEntries(ctx context.Context, h host.Host, book ledger.Book) error {
+	var keep []ledger.Entry
+	for _, e := range book {
+		if runtimePath(e.Name) || e.Name == "containerd.service" {
+			keep = append(keep, e)
+		}
+	}
+	if err := h.Remove(ctx, ledger.Path()); err != nil {
+		return err
+	}
+	return ledger.Append(ctx, h, keep...)
+}

@@ -1,0 +1,149 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/steps/reset"
+)
+
+// ResetOptions narrow a reset down.
+type ResetOptions struct {
+	Nodes []string // empty means all: the cluster ends
+}
+
+// How long pods are given to leave a node. In a cluster that ends they have
+// nowhere to go, so it is enough to let them finish.
+const (
+	drainTimeout    = 5 * time.Minute
+	lastDrainWindow = 20 * time.Second
+)
+
+// Reset takes hosts back to what they were before kocli came. A host that is
+// clean already is left alone.
+func Reset(ctx context.Context, o Options, r ResetOptions) (*Result, error) {
+	start := o.Clock.Now()
+	s, err := Open(ctx, o, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }() // what matters has been synced before
+	nodes, err := s.resetNodes(r)
+	if err != nil {
+		return nil, err
+	}
+	whole := len(nodes) == len(s.inv.Nodes)
+	res := &Result{Cluster: s.inv.Name, Kubernetes: s.inv.Version(), Nodes: len(nodes), Log: s.LogPath}
+	phases := s.resetPhases(nodes, whole)
+	for _, p := range phases {
+		res.Order = append(res.Order, p.Name)
+	}
+	p, err := plan.Compile(phases, plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	if err != nil {
+		return res, err
+	}
+	report, err := p.Execute(ctx, s.hosts, o.Observer.Event)
+	res.Changed, res.Phases, res.Hosts = len(report.Changed), report.Phases, s.Stats()
+	res.Duration = o.Clock.Now().Sub(start)
+	if err != nil {
+		return res, err
+	}
+	if whole {
+		err = s.dir.Forget()
+	}
+	return res, err
+}
+
+// resetNodes checks the names that were given.
+func (s *Session) resetNodes(r ResetOptions) ([]string, error) {
+	all := inventory.Names(s.inv.Nodes)
+	if len(r.Nodes) == 0 {
+		return all, nil
+	}
+	for _, n := range r.Nodes {
+		node, ok := s.inv.Node(n)
+		if !ok {
+			return nil, fault.New(fault.Usage, "see spec.hosts in the cluster YAML", fmt.Errorf("no host is called %s", n))
+		}
+		if node.ControlPlane && len(r.Nodes) < len(all) {
+			return nil, fault.New(fault.Usage, "reset the whole cluster, or remove the host from it first",
+				fmt.Errorf("%s is a control plane: the cluster would not survive without it", n))
+		}
+	}
+	return r.Nodes, nil
+}
+
+// resetPhases drain first, workers before control planes.
+func (s *Session) resetPhases(nodes []string, whole bool) []plan.Phase {
+	seed := s.inv.Seed().Name
+	workers := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool {
+		node, _ := s.inv.Node(n)
+		return node.ControlPlane
+	})
+	planes := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return slices.Contains(workers, n) })
+	c := Cluster{Inventory: s.inv, Dialer: s.hosts, Access: s.access}
+	api := c.API()
+	steps := func(string) ([]plan.Step, error) { return reset.Steps(), nil }
+	return []plan.Phase{
+		{Name: "drain", Nodes: []string{seed}, Steps: func(string) ([]plan.Step, error) {
+			out := make([]plan.Step, 0, len(workers))
+			for _, n := range workers {
+				out = append(out, drainStep(n, whole, api))
+			}
+			return out, nil
+		}},
+		{Name: "workers", Needs: []string{"drain"}, Nodes: workers, Steps: steps},
+		{Name: "control-plane", Needs: []string{"workers"}, Nodes: planes, Steps: steps},
+	}
+}
+
+// drainStep empties a node and takes it out of the cluster. A cluster that does
+// not answer, and is to end, has nothing to drain.
+func drainStep(node string, whole bool, api kube.API) plan.Step {
+	return converge.Func{
+		Name: "reset/drain-" + node,
+		CheckFn: func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
+			c, err := api.Look(ctx)
+			if errors.Is(err, kube.ErrNoCluster) {
+				return nil, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			n, err := c.Node(ctx, node)
+			if err != nil && whole {
+				return nil, nil //nolint:nilerr // the API is down, and the cluster is to end
+			}
+			if err != nil || n == nil {
+				return nil, err
+			}
+			return []plan.Change{{Object: "node " + node, To: "drain, leave the cluster", Disruptive: true}}, nil
+		},
+		ApplyFn: func(ctx context.Context, _ host.Host) error {
+			c, err := api.Dial(ctx)
+			if err != nil {
+				return err
+			}
+			timeout := drainTimeout
+			if whole {
+				timeout = lastDrainWindow
+			}
+			if err := c.Drain(ctx, node, timeout); err != nil {
+				if !whole || ctx.Err() != nil {
+					return fault.New(fault.Failure, "see what holds the pods: kubectl get pdb -A; then run the same command again", err)
+				}
+				plan.Say(ctx, fmt.Sprintf("not waiting longer: the cluster ends (%v)", err))
+			}
+			return c.DeleteNode(ctx, node)
+		},
+	}
+}
