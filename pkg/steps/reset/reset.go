@@ -29,7 +29,7 @@ func Steps() []plan.Step {
 func Kubeadm() plan.Step {
 	found := func(ctx context.Context, r host.Reader) (bool, error) {
 		outs, _, err := converge.Asked(ctx, r, host.Command("find", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "-maxdepth", "2",
-			"(", "-path", "/etc/kubernetes/manifests/*.yaml", "-o", "-path", "/etc/kubernetes/*.conf", "-o", "-path", "/etc/kubernetes/pki",
+			"(", "-path", "/etc/kubernetes/manifests/*.yaml", "-o", "-path", "/etc/kubernetes/admin.conf", "-o", "-path", "/etc/kubernetes/kubelet.conf", "-o", "-path", "/etc/kubernetes/bootstrap-kubelet.conf", "-o", "-path", "/etc/kubernetes/pki",
 			"-o", "-path", "/var/lib/kubelet/config.yaml", "-o", "-path", "/var/lib/etcd/member", ")"))
 		if err != nil {
 			return false, err
@@ -250,10 +250,11 @@ func undo(ctx context.Context, h host.Host) error {
 	return err
 }
 
-// last removes kocli's own folder, and folders that it made, when they are
-// empty. The ledger is the last file to go.
+// last removes kocli's own folders, what flannel's pod installed, and folders
+// that kocli made, when they are empty. The ledger is the last file to go.
 const last = `cd /
-rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /etc/systemd/system/kubelet.service.d /etc/kubernetes/kocli /etc/kubernetes/manifests /etc/kubernetes/patches 2>/dev/null || :
+rm -rf -- /etc/kubernetes/kocli; rm -f -- /opt/cni/bin/flannel
+rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /etc/systemd/system/kubelet.service.d /etc/kubernetes/manifests /etc/kubernetes 2>/dev/null || :
 rm -f /run/kocli-kubeadm.lock /etc/systemd/logind.conf.d/99-kubelet.conf
 find "$1" -mindepth 1 -not -name ledger.jsonl -delete 2>/dev/null || :
 rm -f -- "$1/ledger.jsonl"; rmdir -- "$1" 2>/dev/null || :`
