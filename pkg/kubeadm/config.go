@@ -96,7 +96,9 @@ func Discovery(inv *inventory.Inventory, ca []byte) ([]byte, error) {
 	return yaml.Marshal(clientcmdv1.Config{
 		APIVersion: "v1", Kind: "Config", CurrentContext: inv.Name,
 		Clusters: []clientcmdv1.NamedCluster{{Name: inv.Name, Cluster: clientcmdv1.Cluster{Server: "https://" + inv.Endpoint(), CertificateAuthorityData: ca}}},
-		Contexts: []clientcmdv1.NamedContext{{Name: inv.Name, Context: clientcmdv1.Context{Cluster: inv.Name}}},
+		// The user is empty: the token of JoinConfiguration fills it in.
+		AuthInfos: []clientcmdv1.NamedAuthInfo{{Name: "joining"}},
+		Contexts:  []clientcmdv1.NamedContext{{Name: inv.Name, Context: clientcmdv1.Context{Cluster: inv.Name, AuthInfo: "joining"}}},
 	})
 }
 
