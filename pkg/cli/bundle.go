@@ -22,9 +22,15 @@ func (a *app) bundleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bundle",
 		Short: "Build, inspect and verify offline bundles",
-		Args:  noArgs,
+		Long: `A bundle is one file with all that is installed: images, binaries and OS packages,
+for one or more versions of Kubernetes and architectures. It is an OCI image layout
+in a tar, and every byte of it is covered by a digest.`,
+		Example: `  kocli bundle build -f examples/bundle-v1.36.3-amd64.yaml --to kocli-v1.36.3-amd64.tar
+  kocli bundle inspect kocli-v1.36.3-amd64.tar
+  kocli bundle verify kocli-v1.36.3-amd64.tar`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(cmd, errors.New("say what to do: build, inspect or verify"))
+			return usage(cmd, errors.New("what to do is missing: build, inspect or verify"))
 		},
 	}
 	cmd.AddCommand(a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand())
@@ -54,6 +60,7 @@ BUNDLE.lock beside the YAML and enforced from then on.`,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&b.spec, "file", "f", "bundle.yaml", "bundle `YAML`")
+	f.Lookup("file").Annotations = map[string][]string{ownFlag: {"true"}}
 	f.StringVar(&b.out, "to", "", "bundle `file` to write (default: the bundle's name and .tar)")
 	f.StringVar(&b.cache, "cache", "", "`folder` for downloads (default HOME/cache)")
 	f.StringSliceVar(&b.mirrors, "mirror", nil, "take everything from this `URL`, under upstream's host names and paths")
@@ -92,17 +99,19 @@ func (a *app) bundleBuild(cmd *cobra.Command, b bundleBuildFlags) error {
 	r, err := build.Build(cmd.Context(), build.Options{
 		Spec: spec, SpecDir: filepath.Dir(b.spec), Catalogue: cat, Mirrors: b.mirrors, CacheDir: b.cache, Output: b.out, Arch: b.arch,
 		Version: a.build.Version, KocliBinaries: binaries, LockPath: build.LockPath(b.spec), UpdateLock: b.update, Locked: b.locked,
-		Progress: func(p build.Progress) { show.Progress(string(p.Stage), p.Done, p.Total) },
+		Progress: func(p build.Progress) {
+			if p.Stage != build.StageResolve { // counts items, not bytes
+				show.Progress(string(p.Stage), p.Done, p.Total)
+			}
+		},
 	})
 	if err != nil {
 		return err
 	}
-	if a.json() {
-		ui.JSON(a.Out, r)
-		return nil
-	}
-	_, err = fmt.Fprintf(a.Out, "Bundle %s: %d items, %s, %s downloaded\nDigest: %s\n", r.Output, r.Items, ui.Bytes(r.Size), ui.Bytes(r.Downloaded), r.Digest)
-	return err
+	return a.result(fault.OK, r, func() error {
+		_, err := fmt.Fprintf(a.Out, "Bundle %s: %d items, %s, %s downloaded\nDigest: %s\n", r.Output, r.Items, ui.Bytes(r.Size), ui.Bytes(r.Downloaded), r.Digest)
+		return err
+	})
 }
 
 // kocliBinaries reads ARCH=PATH pairs; without any, the running kocli serves its
@@ -126,10 +135,12 @@ func kocliBinaries(cmd *cobra.Command, pairs []string) (map[string]string, error
 
 func (a *app) bundleInspectCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "inspect BUNDLE",
-		Short:   "Show what a bundle holds",
+		Use:   "inspect BUNDLE",
+		Short: "Show what a bundle holds",
+		Long: `Lists the items of a bundle with version, architecture, size and licence, and the
+digest that names the bundle as a whole. With -o json also sources and digests.`,
 		Example: "  kocli bundle inspect kocli-v1.36.3-amd64.tar\n  kocli bundle inspect kocli-v1.36.3-amd64.tar -o json",
-		Args:    exactArgs(1),
+		Args:    oneArg("the bundle's file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := archive.Open(args[0])
 			if err != nil {
@@ -137,27 +148,29 @@ func (a *app) bundleInspectCommand() *cobra.Command {
 			}
 			defer func() { _ = b.Close() }()
 			in := b.Inspect()
-			if a.json() {
-				ui.JSON(a.Out, in)
-				return nil
-			}
-			fmt.Fprintf(a.Out, "%s  %s, %d blobs, %s saved by sharing\nDigest: %s\n\n", in.Name, ui.Bytes(in.Size), in.Blobs, ui.Bytes(in.SharedBytes), in.Digest)
-			t := a.table("KIND", "NAME", "VERSION", "ARCH", "HOSTS", "SIZE", "LICENCE")
-			for _, it := range in.Items {
-				t.AppendRow(table.Row{it.Kind, it.Name, it.Version, it.Arch, it.Role, ui.Bytes(it.Size), it.Licence})
-			}
-			t.Render()
-			return nil
+			return a.result(fault.OK, in, func() error { return a.writeInspection(in) })
 		},
 	}
 }
 
+func (a *app) writeInspection(in archive.Inspection) error {
+	_, err := fmt.Fprintf(a.Out, "%s  %s, %d blobs, %s saved by sharing\nDigest: %s\n\n", in.Name, ui.Bytes(in.Size), in.Blobs, ui.Bytes(in.SharedBytes), in.Digest)
+	t := a.table("KIND", "NAME", "VERSION", "ARCH", "HOSTS", "SIZE", "LICENCE")
+	for _, it := range in.Items {
+		t.AppendRow(table.Row{it.Kind, it.Name, it.Version, it.Arch, it.Role, ui.Bytes(it.Size), it.Licence})
+	}
+	t.Render()
+	return err
+}
+
 func (a *app) bundleVerifyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "verify BUNDLE",
-		Short:   "Check every byte of a bundle against its digest",
+		Use:   "verify BUNDLE",
+		Short: "Check every byte of a bundle against its digest",
+		Long: `Reads the whole file. A bundle that is damaged, cut off, or holds anything that it
+does not list is refused with exit code 6. create checks what it sends by itself.`,
 		Example: "  kocli bundle verify kocli-v1.36.3-amd64.tar",
-		Args:    exactArgs(1),
+		Args:    oneArg("the bundle's file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := archive.Open(args[0])
 			if err != nil {
@@ -169,12 +182,11 @@ func (a *app) bundleVerifyCommand() *cobra.Command {
 			if err := b.Verify(cmd.Context(), func(done, total int64) { show.Progress("verify", done, total) }); err != nil {
 				return err
 			}
-			if a.json() {
-				ui.JSON(a.Out, map[string]any{"bundle": args[0], "digest": b.Digest(), "bytes": b.Size(), "ok": true})
-				return nil
-			}
-			_, err = fmt.Fprintf(a.Out, "%s is whole: %s, %d items\nDigest: %s\n", args[0], ui.Bytes(b.Size()), len(b.Manifest().Items), b.Digest())
-			return err
+			v := map[string]any{"bundle": args[0], "digest": b.Digest(), "bytes": b.Size(), "ok": true}
+			return a.result(fault.OK, v, func() error {
+				_, err := fmt.Fprintf(a.Out, "%s is whole: %s, %d items\nDigest: %s\n", args[0], ui.Bytes(b.Size()), len(b.Manifest().Items), b.Digest())
+				return err
+			})
 		},
 	}
 }

@@ -1,93 +1,79 @@
 package cli
 
 import (
-	"bufio"
-	"context"
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/term"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/sshhost"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/ui"
 	"github.com/kocli/kocli/pkg/workflow"
 )
 
-// load reads the cluster YAML.
-func (a *app) load() (*inventory.Inventory, []byte, error) {
-	raw, err := os.ReadFile(a.file)
-	if err != nil {
-		return nil, nil, fault.New(fault.Usage, "write one with: kocli init > cluster.yaml", err)
+// load reads and validates the cluster YAML.
+func (a *app) load(more ...config.Validator) (*v1alpha1.Cluster, []byte, error) {
+	raw, err := a.readFile(a.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fault.New(fault.Usage, "write one with: kocli init > "+a.file, err)
 	}
-	c, err := config.Load(a.file, kubeadm.ValidateOverrides)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fault.New(fault.Usage, "name a readable file with -f", err)
 	}
-	inv, err := inventory.New(c)
-	if err != nil {
-		return nil, nil, fault.New(fault.Usage, "", err)
-	}
-	return inv, raw, nil
+	all := append([]config.Validator{kubeadm.ValidateOverrides, preflight.ValidateIgnore}, more...)
+	c, err := config.Read(a.file, bytes.NewReader(raw), all...)
+	return c, raw, err
 }
 
-// options gathers what a workflow needs.
+// readFile reads a file, or stdin for "-".
+func (a *app) readFile(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(a.In)
+	}
+	return os.ReadFile(name) //nolint:gosec // the operator names the file
+}
+
+// options gathers what a workflow needs. The files that the YAML names have to
+// be there.
 func (a *app) options(cmd *cobra.Command, bundle string, show *ui.UI) (workflow.Options, error) {
-	inv, raw, err := a.load()
+	c, raw, err := a.load(config.CheckFiles)
 	if err != nil {
 		return workflow.Options{}, err
 	}
+	inv, err := inventory.New(c)
+	if err != nil {
+		return workflow.Options{}, fault.New(fault.Usage, "kocli validate -f "+a.file, err)
+	}
 	file, more := workflow.KnownHosts(a.home)
+	keys := &sshhost.KnownHosts{File: file, More: more, Accept: sshhost.AcceptBy(a.acceptKey(cmd.Context()))}
 	return workflow.Options{
-		Home: a.home, Command: cmd.CommandPath(), Inventory: inv, SpecYAML: raw, Bundle: bundle,
-		SSH:      sshhost.Options{Keys: &sshhost.KnownHosts{File: file, More: more, Accept: a.acceptKey}},
-		Secrets:  &config.Secrets{Prompt: a.askSecret},
+		Home: a.home, Command: cmd.CommandPath() + " -f " + a.file, Inventory: inv, SpecYAML: raw, Bundle: bundle,
+		SSH: sshhost.Options{Keys: keys}, Secrets: &config.Secrets{Prompt: a.askSecret},
 		Observer: show, Version: a.build.Version, Clock: workflow.Clock{Now: a.now},
 	}, nil
 }
 
-// acceptKey decides about a host key that was never seen.
-func (a *app) acceptKey(host string, key ssh.PublicKey) bool {
-	if a.acceptNew {
-		return true
+// nodes checks names of hosts against the inventory; none means all.
+func nodes(inv *inventory.Inventory, names []string) ([]string, error) {
+	all := inventory.Names(inv.Nodes)
+	if len(names) == 0 || len(names) == 1 && names[0] == "all" {
+		return all, nil
 	}
-	ok, err := a.confirm(fmt.Sprintf("The host %s shows the %s key %s. Trust it from now on?", host, key.Type(), ssh.FingerprintSHA256(key)), false)
-	return err == nil && ok
-}
-
-// confirm asks a question. Where nobody can be asked, --yes has to be given; keys
-// of hosts are never covered by it (byYes false).
-func (a *app) confirm(question string, byYes bool) (bool, error) {
-	if byYes && a.yes {
-		return true, nil
+	var errs []error
+	for _, n := range names {
+		if _, ok := inv.Node(n); !ok {
+			errs = append(errs, fault.New(fault.Usage, suggest(n, all, "kocli status shows the nodes"), fmt.Errorf("no host is called %q", n)))
+		}
 	}
-	if !terminal(a.In) || !terminal(a.Err) {
-		return false, fault.New(fault.Usage, "run it with --yes, or on a terminal", errors.New("this needs an answer, and nobody can be asked: "+question))
-	}
-	fmt.Fprintf(a.Err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(a.In).ReadString('\n')
-	if err != nil {
-		return false, err
-	}
-	answer := strings.ToLower(strings.TrimSpace(line))
-	return answer == "y" || answer == "yes", nil
-}
-
-// askSecret asks for a secret without echo.
-func (a *app) askSecret(_ context.Context, what string) (string, error) {
-	f, ok := a.In.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return "", errors.New("nobody can be asked: stdin is not a terminal")
-	}
-	fmt.Fprintf(a.Err, "%s: ", what)
-	b, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(a.Err)
-	return string(b), err
+	return names, errors.Join(errs...)
 }

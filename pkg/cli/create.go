@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/ui"
 	"github.com/kocli/kocli/pkg/workflow"
 )
@@ -25,7 +27,27 @@ func (p *planFlags) add(cmd *cobra.Command) {
 	f.StringVar(&p.bundle, "bundle", "", "bundle `file` with everything that is installed")
 	f.StringSliceVar(&p.only, "only", nil, "only these steps or `phases`")
 	f.StringSliceVar(&p.skip, "skip", nil, "all but these steps or `phases`")
-	f.StringSliceVar(&p.ignoreChecks, "ignore", nil, "preflight `checks` whose errors become warnings")
+	f.StringSliceVar(&p.ignoreChecks, "ignore", nil, "preflight `checks` whose errors become warnings; kocli preflight --list names them")
+	fixed(cmd, map[string][]string{"ignore": preflight.Names()})
+}
+
+// check refuses what cannot work before anything is read.
+func (p *planFlags) check(cmd *cobra.Command) error {
+	if p.bundle == "" {
+		return fault.New(fault.Usage, "make one with: kocli bundle build -f BUNDLE.yaml --to FILE, then: "+cmd.CommandPath()+" --bundle FILE",
+			errors.New("--bundle is missing: the file that holds what is installed"))
+	}
+	return checkIgnore(p.ignoreChecks)
+}
+
+// checkIgnore refuses names that are no check, before any host is asked.
+func checkIgnore(names []string) error {
+	for _, n := range names {
+		if !slices.Contains(preflight.Names(), n) {
+			return fault.New(fault.Usage, suggest(n, preflight.Names(), "kocli preflight --list shows them all"), fmt.Errorf("--ignore %s: no check is called that", n))
+		}
+	}
+	return nil
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -48,9 +70,9 @@ kill -9, cut cable or reboot, the same command goes on from what is true.`,
 	return cmd
 }
 
-func (a *app) create(cmd *cobra.Command, p planFlags) (err error) {
-	if p.bundle == "" {
-		return usage(cmd, errors.New("--bundle is needed: the file that holds what is installed"))
+func (a *app) create(cmd *cobra.Command, p planFlags) error {
+	if err := p.check(cmd); err != nil {
+		return err
 	}
 	show := a.ui()
 	defer show.Close()
@@ -61,20 +83,15 @@ func (a *app) create(cmd *cobra.Command, p planFlags) (err error) {
 	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
 	r, err := workflow.Create(cmd.Context(), o)
 	if err != nil {
-		if r != nil && r.Log != "" && !a.json() {
-			defer fmt.Fprintf(a.Err, "log:   %s\n", r.Log)
-		}
 		if fault.HintOf(err) == "" && fault.CodeOf(err) == fault.Failure {
 			err = fault.New(fault.Failure, "when the cause is gone, type the same command again: it goes on from here", err)
 		}
+		if r != nil {
+			err = withLog(err, r.Log)
+		}
 		return err
 	}
-	if a.json() {
-		ui.JSON(a.Out, r)
-		return nil
-	}
-	writeResult(a.Out, r)
-	return nil
+	return a.result(fault.OK, r, func() error { writeResult(a.Out, r); return nil })
 }
 
 // writeResult shows the result of a run to people.
@@ -84,20 +101,20 @@ func writeResult(w io.Writer, r *workflow.Result) {
 		sent += s.BytesSent
 	}
 	if r.Changed == 0 {
-		fmt.Fprintf(w, "Cluster %s is as described: Kubernetes %s on %d nodes, nothing to change (%s).\n", r.Cluster, r.Kubernetes, r.Nodes, ui.Duration(r.Duration))
+		printf(w, "Cluster %s is as described: Kubernetes %s on %d nodes, nothing to change (%s).\n", r.Cluster, r.Kubernetes, r.Nodes, ui.Duration(r.Duration))
 	} else {
-		fmt.Fprintf(w, "Cluster %s runs Kubernetes %s on %d nodes: %d changes in %s, %s sent.\n",
+		printf(w, "Cluster %s runs Kubernetes %s on %d nodes: %d changes in %s, %s sent.\n",
 			r.Cluster, r.Kubernetes, r.Nodes, r.Changed, ui.Duration(r.Duration), ui.Bytes(sent))
 		for _, p := range r.Order {
 			if d, ok := r.Phases[p]; ok && d >= 100*time.Millisecond {
-				fmt.Fprintf(w, "  %-14s %s\n", p, ui.Duration(d))
+				printf(w, "  %-14s %s\n", p, ui.Duration(d))
 			}
 		}
 	}
 	if r.Kubeconfig != "" {
-		fmt.Fprintf(w, "Kubeconfig: %s\n", r.Kubeconfig)
+		printf(w, "Kubeconfig: %s\n", r.Kubeconfig)
 	}
 	if r.Changed > 0 {
-		fmt.Fprintf(w, "Log: %s\n", r.Log)
+		printf(w, "Log: %s\n", r.Log)
 	}
 }

@@ -8,48 +8,40 @@ import (
 
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
-	"github.com/kocli/kocli/pkg/ui"
 )
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Show which kocli this is",
+		Long:    "Shows the version of kocli, the commit that it was built from, and with which Go.",
 		Example: "  kocli version\n  kocli version -o json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if a.json() {
-				ui.JSON(a.Out, map[string]string{
-					"version": a.build.Version, "commit": a.build.Commit, "date": a.build.Date, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
-				})
-				return nil
+			v := map[string]string{
+				"version": a.build.Version, "commit": a.build.Commit, "date": a.build.Date, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
 			}
-			_, err := fmt.Fprintf(a.Out, "kocli %s (commit %s, built %s, %s, %s/%s)\n", a.build.Version, a.build.Commit, a.build.Date, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return err
+			return a.result(fault.OK, v, func() error {
+				_, err := fmt.Fprintf(a.Out, "kocli %s (commit %s, built %s, %s, %s)\n", v["version"], v["commit"], v["date"], v["go"], v["platform"])
+				return err
+			})
 		},
 	}
 }
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "schema",
-		Short:   "Print the JSON schema of cluster.yaml, for editors",
+		Use:   "schema",
+		Short: "Print the JSON schema of cluster.yaml, for editors",
+		Long: `Prints the JSON schema of cluster.yaml. With the YAML language server, an editor
+completes and checks the fields:
+
+  # yaml-language-server: $schema=cluster.schema.json`,
 		Example: "  kocli schema > cluster.schema.json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := a.Out.Write(config.Schema())
 			return err
 		},
-	}
-}
-
-// topics are help pages that are not commands.
-func topics() []*cobra.Command {
-	codes := "kocli ends with one of these exit codes. They never change their meaning.\n\n"
-	for _, c := range fault.Codes() {
-		codes += fmt.Sprintf("  %3d  %s\n", c.Code, c.Meaning)
-	}
-	return []*cobra.Command{
-		{Use: "exit-codes", Short: "The exit codes and what they mean", Long: codes},
 	}
 }

@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/plan"
@@ -25,23 +25,26 @@ type Options struct {
 	Color    bool
 	JSON     bool // events as JSON lines on Out
 	Log      zerolog.Logger
+	Now      func() time.Time
 }
 
 // UI shows the events of a run. Safe for concurrent use.
 type UI struct {
-	o    Options
-	file io.Writer // full log; may be nil
+	o Options
 
-	mu    sync.Mutex
-	bar   *progressbar.ProgressBar
-	flows map[string][2]int64 // bytes done and total, by node and step
-	steps map[string]int      // changes so far, by node and phase
-	width int
+	mu        sync.Mutex
+	file      io.Writer // full log; may be nil
+	transfers transfers
+	changes   map[string]int // so far, by node and phase
+	width     int            // of the column of nodes
 }
 
 // New returns a UI.
 func New(o Options) *UI {
-	return &UI{o: o, flows: map[string][2]int64{}, steps: map[string]int{}, width: 5}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &UI{o: o, changes: map[string]int{}, width: len("9 hosts")}
 }
 
 // LogTo sends the full log of a run to w as well.
@@ -53,6 +56,8 @@ func (u *UI) LogTo(w io.Writer) {
 
 // Nodes tells which names will appear, so that columns line up.
 func (u *UI) Nodes(names []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for _, n := range names {
 		u.width = max(u.width, len(n))
 	}
@@ -63,7 +68,7 @@ func (u *UI) Command(e host.Entry) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.file != nil {
-		l := zerolog.New(u.file).With().Timestamp().Logger()
+		l := zerolog.New(u.file).With().Time(zerolog.TimestampFieldName, u.o.Now()).Logger()
 		ev := l.Debug()
 		if e.Err != nil {
 			ev = l.Warn().Str("error", e.Err.Error())
@@ -81,7 +86,7 @@ func (u *UI) Event(e plan.Event) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.file != nil && e.Kind != plan.Transferred {
-		_ = json.NewEncoder(u.file).Encode(e)
+		_ = json.NewEncoder(u.file).Encode(e) // a full disk must not end the run
 	}
 	if u.o.JSON {
 		_ = json.NewEncoder(u.o.Out).Encode(e)
@@ -90,21 +95,20 @@ func (u *UI) Event(e plan.Event) {
 	switch e.Kind {
 	case plan.Transferred:
 		u.flow(e)
-		return
-	case plan.StepChanged:
-		u.steps[e.Node+" "+e.Phase] += e.Changes
-		delete(u.flows, e.Node+" "+e.Step)
-	case plan.PhaseEnded:
-		n := u.steps[e.Node+" "+e.Phase]
-		if n > 0 {
-			u.line("ok", e, fmt.Sprintf("%s in %s", count(n, "change"), Duration(e.Duration)))
-		}
 	case plan.StepStarted:
 		if slow(e.Step) {
 			u.line("..", e, e.Step+": "+e.Message)
 		}
+	case plan.StepChanged:
+		u.changes[e.Node+" "+e.Phase] += e.Changes
+		u.settle(e, true)
 	case plan.StepFailed:
-		u.line("failed", e, e.Step+": "+e.Error)
+		u.settle(e, false)
+		u.line("failed", e, e.Step+": "+brief(e.Error))
+	case plan.PhaseEnded:
+		if n := u.changes[e.Node+" "+e.Phase]; n > 0 {
+			u.line("ok", e, fmt.Sprintf("%s in %s", Count(n, "change"), Duration(e.Duration)))
+		}
 	case plan.Note:
 		u.line("note", e, e.Message)
 	}
@@ -113,23 +117,31 @@ func (u *UI) Event(e plan.Event) {
 // slow are the steps worth a line when they begin.
 func slow(step string) bool {
 	switch step {
-	case "controlplane/init", "worker/join", "network/verify", "images/import":
+	case "controlplane/init", "controlplane/join", "worker/join", "network/verify", "images/import":
 		return true
 	}
 	return false
 }
 
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
+// brief is the first line of an error, cut to what fits beside the columns. The
+// whole of it is shown once the run has ended.
+func brief(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	const most = 100
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-3]) + "..."
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return s
 }
 
 // line prints one line of progress.
 func (u *UI) line(state string, e plan.Event, text string) {
 	u.clear()
-	fmt.Fprintf(u.o.Err, "%s %-*s  %-13s  %s\n", u.paint(state, fmt.Sprintf("%-6s", state)), u.width, e.Node, e.Phase, text)
+	node := e.Node
+	if node == "" {
+		node = "-" // about the cluster
+	}
+	_, _ = fmt.Fprintf(u.o.Err, "%s %-*s  %-13s  %s\n", u.paint(state, fmt.Sprintf("%-6s", state)), u.width, node, e.Phase, text)
 }
 
 // paint colours a word by its meaning.
@@ -141,35 +153,12 @@ func (u *UI) paint(state, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// flow moves the bar, which stands for all transfers together.
-func (u *UI) flow(e plan.Event) {
-	if !u.o.Terminal {
-		return
-	}
-	u.flows[e.Node+" "+e.Step] = [2]int64{e.Bytes, e.Total}
-	var done, total int64
-	for _, f := range u.flows {
-		done, total = done+f[0], total+f[1]
-	}
-	if u.bar == nil {
-		u.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(u.o.Err), progressbar.OptionShowBytes(true), progressbar.OptionSetWidth(24),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish(), progressbar.OptionUseANSICodes(false))
-	}
-	u.bar.ChangeMax64(total)
-	u.bar.Describe(fmt.Sprintf("sending to %s", count(len(u.flows), "host")))
-	_ = u.bar.Set64(done)
-	if done >= total {
-		u.clear()
-		u.bar, u.flows = nil, map[string][2]int64{}
-	}
-}
-
-// clear takes the bar away for a line; the next progress draws it again.
-func (u *UI) clear() {
-	if u.bar != nil {
-		_ = u.bar.Clear()
+// Progress shows work that is not a step's, such as the download of a bundle.
+func (u *UI) Progress(what string, done, total int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.o.JSON && total > 0 {
+		u.flow(plan.Event{Phase: what, Node: what, Bytes: done, Total: total})
 	}
 }
 
@@ -178,42 +167,5 @@ func (u *UI) Close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
-	u.bar = nil
-}
-
-// Duration shows a duration as people read it.
-func Duration(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	}
-	return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
-}
-
-// Bytes shows a number of bytes in binary units.
-func Bytes(n int64) string {
-	f, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	i := 0
-	for f >= 1024 && i < len(units)-1 {
-		f, i = f/1024, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
-}
-
-// JSON writes v as one line.
-func JSON(w io.Writer, v any) { _ = json.NewEncoder(w).Encode(v) }
-
-// Progress moves the bar of work that is not a step's.
-func (u *UI) Progress(what string, done, total int64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.o.JSON {
-		return
-	}
-	u.flow(plan.Event{Node: what, Bytes: done, Total: total})
+	u.transfers = transfers{}
 }
