@@ -172,7 +172,9 @@ func (c *Cluster) kocli(n inventory.Node) (host.File, error) {
 }
 
 func (c *Cluster) networkSteps(n inventory.Node) ([]plan.Step, error) {
-	var out []plan.Step
+	// DNS first: a CoreDNS that starts with a resolver that leads to itself ends
+	// at once, and waits long before it tries again.
+	out := []plan.Step{network.Corefile(c.Inventory.Spec.Network.DNS.Upstream, c.OwnResolver, c.API())}
 	if c.Inventory.Spec.Network.CNI.Name == v1alpha1.CNIFlannel {
 		s, err := network.Flannel(c.Inventory, c.Payload(n), c.API())
 		if err != nil {
@@ -180,7 +182,7 @@ func (c *Cluster) networkSteps(n inventory.Node) ([]plan.Step, error) {
 		}
 		out = append(out, s)
 	}
-	return append(out, network.Corefile(c.Inventory.Spec.Network.DNS.Upstream, c.OwnResolver, c.API())), nil
+	return out, nil
 }
 
 // ThisKocli describes the running binary.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"net"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -40,11 +41,16 @@ func FlannelManifest(inv *inventory.Inventory, p payload.Payload) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
+	apiHost, apiPort, err := net.SplitHostPort(inv.Endpoint())
+	if err != nil {
+		return nil, err
+	}
 	data := struct {
-		PodCIDR, Backend, Image, PluginImage, ConfigDigest string
-		MTU                                                int
-		NFTables                                           bool
+		PodCIDR, Backend, Image, PluginImage, ConfigDigest, APIHost, APIPort string
+		MTU                                                                  int
+		NFTables                                                             bool
 	}{
+		APIHost: apiHost, APIPort: apiPort,
 		PodCIDR: inv.Spec.Network.PodCIDR, Backend: string(v1alpha1.FlannelVXLAN), Image: image, PluginImage: plugin,
 		NFTables: inv.Spec.Network.ProxyMode == v1alpha1.ProxyNFTables,
 	}

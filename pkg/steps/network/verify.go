@@ -121,11 +121,16 @@ func (v verifier) apply(ctx context.Context, _ host.Host) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Apply(ctx, objs); err != nil {
-		return err
-	}
-	if err := kube.Poll(ctx, 250*time.Millisecond, func(ctx context.Context) error { return v.ready(ctx, c) }); err != nil {
-		return fault.New(fault.Failure, "look at what does not start: kocli status, or kubectl get pods -A", err)
+	// The pods come when the nodes are ready: one that starts before its network
+	// would wait long before it tries again.
+	for _, ready := range []func(context.Context, *kube.Client) error{
+		v.nodesReady,
+		func(ctx context.Context, c *kube.Client) error { return c.Apply(ctx, objs) },
+		v.podsReady,
+	} {
+		if err := kube.Poll(ctx, 200*time.Millisecond, func(ctx context.Context) error { return ready(ctx, c) }); err != nil {
+			return fault.New(fault.Failure, "look at what does not start: kocli status, or kubectl get pods -A", err)
+		}
 	}
 	// A service's rules reach every node a moment after its pods are ready.
 	deadline, cancel2 := context.WithTimeout(ctx, 90*time.Second)
@@ -143,8 +148,8 @@ func (v verifier) apply(ctx context.Context, _ host.Host) error {
 	return c.Delete(ctx, objs[1:]) // the namespace stays, for the proof
 }
 
-// ready returns nil when nodes, cluster DNS and a pod on every node are ready.
-func (v verifier) ready(ctx context.Context, c *kube.Client) error {
+// nodesReady returns nil when all nodes are.
+func (v verifier) nodesReady(ctx context.Context, c *kube.Client) error {
 	nodes, err := c.Nodes(ctx)
 	if err != nil {
 		return err
@@ -161,6 +166,11 @@ func (v verifier) ready(ctx context.Context, c *kube.Client) error {
 	if len(wait) > 0 {
 		return errors.New(strings.Join(wait, "; "))
 	}
+	return nil
+}
+
+// podsReady returns nil when cluster DNS and a pod on every node are ready.
+func (v verifier) podsReady(ctx context.Context, c *kube.Client) error {
 	if err := c.DeploymentReady(ctx, "kube-system", "coredns"); err != nil {
 		return c.Explain(ctx, err, "kube-system", map[string]string{"k8s-app": "kube-dns"})
 	}
