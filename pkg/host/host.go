@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -93,6 +94,9 @@ type File struct {
 	Open   func() (io.ReadCloser, error)
 	Secret bool // content must not be logged, and Mode must not let others read
 }
+
+// ErrDigest says that what arrived on a machine is not what was sent.
+var ErrDigest = errors.New("digest mismatch")
 
 // Bytes describes a file with the given content.
 func Bytes(path string, mode fs.FileMode, content []byte) File {

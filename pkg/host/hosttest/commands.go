@@ -1,6 +1,7 @@
 package hosttest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -24,7 +25,26 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 		}
 	case "cat":
 		return m.each(args, "cat", func(_ string, f File) string { return string(f.Data) })
+	case "ln":
+		if len(args) == 3 && args[0] == "-s" {
+			m.Link(args[2], args[1])
+			return "", 0, true
+		}
+	case "find":
+		if len(args) == 5 && args[1] == "-mindepth" && args[3] == "-maxdepth" {
+			var out strings.Builder
+			for _, p := range m.Files() {
+				if path.Dir(p) == path.Clean(args[0]) {
+					out.WriteString(p + "\n")
+				}
+			}
+			return out.String(), 0, true
+		}
 	case "sha256sum":
+		if len(args) == 0 {
+			sum := sha256.Sum256(stdin)
+			return hex.EncodeToString(sum[:]) + "  -\n", 0, true
+		}
 		return m.each(args, "sha256sum", func(name string, f File) string {
 			sum := sha256.Sum256(f.Data)
 			return hex.EncodeToString(sum[:]) + "  " + name + "\n"
@@ -33,7 +53,9 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 		return m.each(args, "readlink", func(_ string, f File) string { return f.Link + "\n" })
 	case "test":
 		if len(args) == 2 && args[0] == "-e" {
-			_, ok := m.Read(args[1])
+			m.mu.Lock()
+			_, ok := m.get(args[1], true)
+			m.mu.Unlock()
 			return "", map[bool]int{true: 0, false: 1}[ok], true
 		}
 	case "stat":
@@ -71,12 +93,15 @@ func (m *Machine) each(names []string, program string, f func(string, File) stri
 		if n == "--" {
 			continue
 		}
-		file, ok := m.files[path.Clean(n)]
-		if !ok {
+		file, ok := m.get(n, program == "cat" || program == "sha256sum")
+		switch {
+		case !ok:
 			fmt.Fprintf(&bad, "%s: %s: No such file or directory\n", program, n)
-			continue
+		case file.Mode.IsDir() && program != "stat":
+			fmt.Fprintf(&bad, "%s: %s: Is a directory\n", program, n)
+		default:
+			out.WriteString(f(n, file))
 		}
-		out.WriteString(f(n, file))
 	}
 	if bad.Len() > 0 {
 		return bad.String(), 1, true
@@ -119,4 +144,28 @@ func (m *Machine) ledger(argv []string, stdin []byte) (string, int, bool) {
 		return "", 0, true
 	}
 	return "", 0, false
+}
+
+// shell knows the scripts of the conformance suite by heart, and how to sleep.
+func shell(ctx context.Context, _ *Machine, argv []string, _ []byte) (Reply, bool) {
+	if argv[0] == "sleep" {
+		<-ctx.Done()
+		return Reply{}, true
+	}
+	if argv[0] != "sh" || len(argv) < 3 {
+		return Reply{}, false
+	}
+	switch argv[2] {
+	case scriptFails:
+		return Reply{"out", "first\nlast words\n", 7}, true
+	case scriptBinary:
+		return Reply{"\x00\xff\n\n", "e\n\n", 0}, true
+	case scriptLeaks:
+		return Reply{"", "the password is " + argv[4] + "\n", 1}, true
+	case scriptDevours:
+		return Reply{Stdout: "done\n"}, true
+	case scriptIgnores:
+		return Reply{Stdout: "early\n"}, true
+	}
+	return Reply{}, false
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"path"
 	"slices"
@@ -26,6 +27,16 @@ import (
 // Handler answers a command; ok is false when it is not its business. It may
 // change the machine through m. It runs with the machine unlocked.
 type Handler func(m *Machine, argv []string, stdin []byte) (out string, code int, ok bool)
+
+// Reply is what a program did.
+type Reply struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Program answers a command like a Handler, with both outputs and a context to
+// wait for; it is asked after the handlers.
+type Program func(ctx context.Context, m *Machine, argv []string, stdin []byte) (Reply, bool)
 
 // File is a file on a Machine.
 type File struct {
@@ -44,8 +55,11 @@ type Machine struct {
 	files    map[string]File
 	handlers []Handler
 	writes   int
-	cutAt    int // lose the connection before this write; 0 means never
+	cutAt    int  // lose the connection at this write; 0 means never
+	cutLate  bool // after it was done, before its answer arrives
+	lost     bool
 	log      []string
+	programs []Program
 }
 
 // ErrCut is what a cut connection returns.
@@ -59,8 +73,12 @@ var (
 
 // New returns an empty machine that knows the commands of coreutils that look.
 func New(name string, handlers ...Handler) *Machine {
-	return &Machine{name: name, files: map[string]File{"/": {Mode: fs.ModeDir | 0o755}}, handlers: append(handlers, coreutils)}
+	return &Machine{
+		name: name, files: map[string]File{"/": folder()}, handlers: append(handlers, coreutils), programs: []Program{shell},
+	}
 }
+
+func folder() File { return File{Mode: fs.ModeDir | 0o755, Owner: "root:root"} }
 
 // Name is the node's name.
 func (m *Machine) Name() string { return m.name }
@@ -78,10 +96,36 @@ func (m *Machine) OnDial(f func(ctx context.Context, network, address string) (n
 }
 
 // CutBefore loses the connection before the n-th write from now; 0 mends it.
+// What is lost stays lost, for reading too.
 func (m *Machine) CutBefore(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.writes, m.cutAt = 0, n
+	m.writes, m.cutAt, m.cutLate, m.lost = 0, n, false, false
+}
+
+// CutAfter loses the connection after the n-th write from now has been done and
+// before anybody hears of it.
+func (m *Machine) CutAfter(n int) {
+	m.CutBefore(n)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cutLate = true
+}
+
+// Lost reports whether the connection has been cut.
+func (m *Machine) Lost() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lost
+}
+
+// Clone returns a copy of the machine as it stands, with its own files.
+func (m *Machine) Clone() *Machine {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Machine{
+		name: m.name, dial: m.dial, files: maps.Clone(m.files), handlers: slices.Clone(m.handlers), programs: m.programs,
+	}
 }
 
 // Writes counts the writes since the last CutBefore: Run, Remove, and Put where
@@ -103,7 +147,44 @@ func (m *Machine) Log() []string {
 func (m *Machine) Write(name string, mode fs.FileMode, data string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.files[path.Clean(name)] = File{Data: []byte(data), Mode: mode, Owner: "root:root"}
+	m.set(name, File{Data: []byte(data), Mode: mode, Owner: "root:root"})
+}
+
+// Link puts a symbolic link there.
+func (m *Machine) Link(name, target string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.set(name, File{Mode: fs.ModeSymlink | 0o777, Owner: "root:root", Link: target})
+}
+
+// set stores a file and makes the folders above it. The lock is held.
+func (m *Machine) set(name string, f File) {
+	name = path.Clean(name)
+	m.files[name] = f
+	for dir := path.Dir(name); dir != "/" && dir != "."; dir = path.Dir(dir) {
+		if _, ok := m.files[dir]; ok {
+			return
+		}
+		m.files[dir] = folder()
+	}
+}
+
+// get finds a file, through a link where follow is set. Below something that is
+// no folder there is nothing.
+func (m *Machine) get(name string, follow bool) (File, bool) {
+	f, ok := m.files[path.Clean(name)]
+	for range 8 {
+		if !ok || !follow || f.Mode&fs.ModeSymlink == 0 {
+			break
+		}
+		to := f.Link
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir(name), to)
+		}
+		name = to
+		f, ok = m.files[path.Clean(to)]
+	}
+	return f, ok
 }
 
 // Read returns a file's content, and whether it is there.
@@ -140,15 +221,42 @@ func (m *Machine) Delete(name string) {
 	}
 }
 
-// write counts a write, and fails where the connection is to be cut.
-func (m *Machine) write(what string) error {
+// write counts a write and does it, and fails where the connection is to be
+// cut: before it, or after it without telling.
+func (m *Machine) write(what string, do func() error) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	if m.lost {
+		m.mu.Unlock()
+		return fmt.Errorf("%s: %w", m.name, ErrCut)
+	}
 	m.writes++
-	if m.cutAt > 0 && m.writes >= m.cutAt {
+	cut := m.cutAt > 0 && m.writes >= m.cutAt
+	if cut && !m.cutLate {
+		m.lost = true
+		m.mu.Unlock()
 		return fmt.Errorf("%s: %w", m.name, ErrCut)
 	}
 	m.log = append(m.log, what)
+	m.mu.Unlock()
+	err := do()
+	if cut {
+		m.mu.Lock()
+		m.lost = true
+		m.mu.Unlock()
+		return fmt.Errorf("%s: %w", m.name, ErrCut)
+	}
+	return err
+}
+
+// alive is the error of a machine that cannot be reached, or of a context that
+// has ended.
+func (m *Machine) alive(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if m.Lost() {
+		return fmt.Errorf("%s: %w", m.name, ErrCut)
+	}
 	return nil
 }
 
@@ -161,16 +269,31 @@ func (m *Machine) Query(ctx context.Context, c host.Cmd) (host.Output, error) {
 }
 
 // Run runs a command; it counts as a write.
-func (m *Machine) Run(ctx context.Context, c host.Cmd) (host.Output, error) {
-	if err := m.write("run " + c.String()); err != nil {
-		return host.Output{}, err
+func (m *Machine) Run(ctx context.Context, c host.Cmd) (out host.Output, err error) {
+	if err := m.alive(ctx); err != nil {
+		return out, err
 	}
-	return m.exec(ctx, c)
+	if len(c.Argv) == 0 {
+		return out, errors.New("empty command")
+	}
+	cut := m.write("run "+c.String(), func() error {
+		out, err = m.exec(ctx, c)
+		return nil
+	})
+	if cut != nil {
+		return host.Output{}, cut
+	}
+	return out, err
 }
 
 func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
-	if err := ctx.Err(); err != nil {
+	if err := m.alive(ctx); err != nil {
 		return host.Output{}, err
+	}
+	if c.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("no end after %s: %w", c.Timeout, context.DeadlineExceeded))
+		defer cancel()
 	}
 	var stdin []byte
 	if c.Stdin != nil {
@@ -179,31 +302,56 @@ func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
 			return host.Output{}, err
 		}
 	}
+	r, ok := m.program(ctx, c.Argv, stdin)
+	if err := ctx.Err(); err != nil {
+		return host.Output{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
+	}
+	if !ok {
+		return host.Output{}, fmt.Errorf("hosttest: %s was not told about: %s", m.name, c)
+	}
+	out := host.Output{Stdout: []byte(r.Stdout), Stderr: []byte(r.Stderr)}
+	if r.Code != 0 {
+		return out, &host.ExitError{Cmd: c.String(), Code: r.Code, Stderr: []byte(host.Mask(r.Stderr, c.Secrets))}
+	}
+	return out, nil
+}
+
+// program finds who answers a command.
+func (m *Machine) program(ctx context.Context, argv []string, stdin []byte) (Reply, bool) {
 	m.mu.Lock()
 	handlers := slices.Clone(m.handlers)
 	m.mu.Unlock()
 	for _, h := range handlers {
-		out, code, ok := h(m, c.Argv, stdin)
-		if !ok {
-			continue
+		out, code, ok := h(m, argv, stdin)
+		if ok && code != 0 {
+			return Reply{Stderr: out, Code: code}, true
 		}
-		if code != 0 {
-			return host.Output{Stderr: []byte(out)}, &host.ExitError{Cmd: c.String(), Code: code, Stderr: []byte(host.Mask(out, c.Secrets))}
+		if ok {
+			return Reply{Stdout: out}, true
 		}
-		return host.Output{Stdout: []byte(out)}, nil
 	}
-	return host.Output{}, fmt.Errorf("hosttest: %s was not told about: %s", m.name, c)
+	for _, p := range m.programs {
+		if r, ok := p(ctx, m, argv, stdin); ok {
+			return r, true
+		}
+	}
+	return Reply{}, false
 }
 
 // Batch runs queries one after another.
 func (m *Machine) Batch(ctx context.Context, cmds []host.Cmd) ([]host.Result, error) {
+	for _, c := range cmds {
+		if err := host.CheckQuery(c); err != nil {
+			return nil, err
+		}
+	}
 	out := make([]host.Result, len(cmds))
 	for i, c := range cmds {
 		o, err := m.exec(ctx, c)
 		out[i].Output = o
 		var x *host.ExitError
 		if errors.As(err, &x) {
-			out[i].Code, out[i].Stderr = x.Code, x.Stderr
+			out[i].Code = x.Code
 		} else if err != nil {
 			return nil, err
 		}
@@ -212,21 +360,30 @@ func (m *Machine) Batch(ctx context.Context, cmds []host.Cmd) ([]host.Result, er
 }
 
 // ReadFile reads a file.
-func (m *Machine) ReadFile(_ context.Context, name string) ([]byte, error) {
+func (m *Machine) ReadFile(ctx context.Context, name string) ([]byte, error) {
+	if err := m.alive(ctx); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f, ok := m.files[path.Clean(name)]
+	f, ok := m.get(name, true)
 	if !ok {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
+	}
+	if f.Mode.IsDir() {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("is a directory")}
 	}
 	return bytes.Clone(f.Data), nil
 }
 
 // Stat describes a file.
-func (m *Machine) Stat(_ context.Context, name string) (fs.FileInfo, error) {
+func (m *Machine) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
+	if err := m.alive(ctx); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f, ok := m.files[path.Clean(name)]
+	f, ok := m.get(name, false)
 	if !ok {
 		return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
 	}
@@ -248,32 +405,34 @@ func (m *Machine) Put(ctx context.Context, f host.File) (bool, error) {
 		return false, err
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != f.SHA256 {
-		return false, fmt.Errorf("put %s: digest mismatch", f.Path)
-	}
-	if err := m.write("put " + f.Path); err != nil {
-		return false, err
+		return false, fmt.Errorf("put %s: %w", f.Path, host.ErrDigest)
 	}
 	mode, owner := f.Want()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.files[path.Clean(f.Path)] = File{Data: data, Mode: mode, Owner: owner}
-	return true, nil
+	err = m.write("put "+f.Path, func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.set(f.Path, File{Data: data, Mode: mode, Owner: owner})
+		return nil
+	})
+	return err == nil, err
 }
 
 // Remove removes a file or tree.
-func (m *Machine) Remove(_ context.Context, name string) error {
-	if name == "" || name == "/" {
+func (m *Machine) Remove(ctx context.Context, name string) error {
+	if name = path.Clean(name); name == "." || name == "/" {
 		return fmt.Errorf("remove %q: refused", name)
 	}
-	if err := m.write("remove " + name); err != nil {
+	if err := m.alive(ctx); err != nil {
 		return err
 	}
-	m.Delete(name)
-	return nil
+	return m.write("remove "+name, func() error { m.Delete(name); return nil })
 }
 
 // DialContext opens what OnDial leads to.
 func (m *Machine) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if err := m.alive(ctx); err != nil {
+		return nil, err
+	}
 	if m.dial == nil {
 		return nil, fmt.Errorf("hosttest: no tunnel from %s to %s", m.name, address)
 	}

@@ -23,6 +23,11 @@ if [ -n "$e" ]; then printf %s "$e" | base64 -w0 >&3; fi; printf '\n' >&3; }
 // Batch runs many commands in one round trip; in two where some need root and
 // others must not have it.
 func (h *Host) Batch(ctx context.Context, cmds []host.Cmd) ([]host.Result, error) {
+	for _, c := range cmds {
+		if err := host.CheckQuery(c); err != nil {
+			return nil, err
+		}
+	}
 	out := make([]host.Result, len(cmds))
 	for _, root := range []bool{true, false} {
 		var where []int

@@ -130,6 +130,10 @@ func connect(ctx context.Context, t Target, o Options) (*ssh.Client, []func() er
 	c, chans, reqs, err := ssh.NewClientConn(conn, t.addr(), cfg)
 	if err != nil {
 		_ = conn.Close()
+		if strings.Contains(err.Error(), "unexpected message type 51") {
+			// A refusal before the first question of keyboard-interactive.
+			err = fmt.Errorf("ssh: unable to authenticate: %s was refused", t.User)
+		}
 		if ctx.Err() != nil && !errors.Is(err, ErrHostKey) {
 			err = fmt.Errorf("no SSH answer from %s within %s: %w", t.addr(), o.Timeout, ctx.Err())
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"path"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,32 +111,32 @@ func (h *Host) Query(ctx context.Context, c host.Cmd) (host.Output, error) {
 }
 
 // ReadFile reads a file as root.
-func (h *Host) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	out, err := h.run(ctx, host.Command("cat", "--", path))
+func (h *Host) ReadFile(ctx context.Context, name string) ([]byte, error) {
+	out, err := h.run(ctx, host.Command("cat", "--", name))
 	if err != nil {
-		return nil, host.AsNotExist("read", path, err)
+		return nil, host.AsNotExist("read", name, err)
 	}
 	return out.Stdout, nil
 }
 
 // Stat describes a file as root.
-func (h *Host) Stat(ctx context.Context, path string) (fs.FileInfo, error) {
-	out, err := h.run(ctx, host.StatCommand(path))
+func (h *Host) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
+	out, err := h.run(ctx, host.StatCommand(name))
 	if err != nil {
-		return nil, host.AsNotExist("stat", path, err)
+		return nil, host.AsNotExist("stat", name, err)
 	}
-	return host.ParseStat(path, out.Text())
+	return host.ParseStat(name, out.Text())
 }
 
 // Run runs a command.
 func (h *Host) Run(ctx context.Context, c host.Cmd) (host.Output, error) { return h.run(ctx, c) }
 
 // Remove removes a file, link or tree.
-func (h *Host) Remove(ctx context.Context, path string) error {
-	if path == "" || path == "/" {
-		return fmt.Errorf("remove %q: refused", path)
+func (h *Host) Remove(ctx context.Context, name string) error {
+	if p := path.Clean(name); p == "." || p == "/" {
+		return fmt.Errorf("remove %q: refused", name)
 	}
-	_, err := h.run(ctx, host.Command("rm", "-rf", "--", path))
+	_, err := h.run(ctx, host.Command("rm", "-rf", "--", name))
 	return err
 }
 
@@ -148,8 +149,11 @@ func (h *Host) session(ctx context.Context) (*ssh.Session, func(), error) {
 	}
 	release := func() { <-h.slots }
 	for wait := 5 * time.Millisecond; ; wait *= 2 {
-		h.trips.Add(1)
-		s, err := h.client.NewSession()
+		s, err := h.open(ctx)
+		if ctx.Err() != nil {
+			release()
+			return nil, nil, ctx.Err()
+		}
 		if err == nil {
 			return s, func() { _ = s.Close(); release() }, nil
 		}
@@ -166,6 +170,35 @@ func (h *Host) session(ctx context.Context) (*ssh.Session, func(), error) {
 			release()
 			return nil, nil, ctx.Err()
 		}
+	}
+}
+
+// open opens a session. A connection that has gone dead does not keep it from
+// returning when ctx ends.
+func (h *Host) open(ctx context.Context) (*ssh.Session, error) {
+	type answer struct {
+		s   *ssh.Session
+		err error
+	}
+	h.trips.Add(1)
+	ch := make(chan answer, 1)
+	go func() {
+		s, err := h.client.NewSession()
+		ch <- answer{s, err}
+	}()
+	select {
+	case a := <-ch:
+		if a.s != nil && ctx.Err() != nil {
+			_ = a.s.Close()
+		}
+		return a.s, a.err
+	case <-ctx.Done():
+		go func() {
+			if a := <-ch; a.s != nil {
+				_ = a.s.Close()
+			}
+		}()
+		return nil, ctx.Err()
 	}
 }
 
@@ -215,6 +248,10 @@ func (h *Host) line(c host.Cmd) string {
 	return host.Quote(argv...)
 }
 
+// farewell is how long a cancelled command is given to say that it has ended,
+// on a connection that may be dead.
+const farewell = 2 * time.Second
+
 // run starts the command and waits for it.
 func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
 	if len(c.Argv) == 0 {
@@ -229,27 +266,37 @@ func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
 	if err != nil {
 		return host.Output{}, err
 	}
-	defer done()
 	var stdout bytes.Buffer
 	stdin, err := s.StdinPipe()
 	if err != nil {
+		done()
 		return host.Output{}, err
 	}
 	stderr := newGate(stdin, h.target.SudoPassword, c.Stdin, &h.sent)
 	s.Stdout, s.Stderr = &stdout, stderr
-	stop := context.AfterFunc(ctx, func() {
+	ended := make(chan error, 1)
+	go func() {
+		defer done()
+		if err := s.Start(h.line(c)); err != nil {
+			ended <- err
+			return
+		}
+		ended <- s.Wait()
+	}()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
 		_ = s.Signal(ssh.SIGKILL)
 		_ = s.Close()
-	})
-	defer stop()
-	if err := s.Start(h.line(c)); err != nil {
-		return host.Output{}, h.broken("start "+c.String(), err)
+		select {
+		case <-ended:
+		case <-time.After(farewell):
+		}
 	}
-	err = s.Wait()
-	feedErr := stderr.finish()
 	if ctx.Err() != nil {
 		return host.Output{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
 	}
+	feedErr := stderr.finish()
 	out := host.Output{Stdout: stdout.Bytes(), Stderr: stderr.text()}
 	var exit *ssh.ExitError
 	switch {
