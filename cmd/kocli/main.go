@@ -18,10 +18,14 @@ var (
 	date    = "unknown"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+func run() int {
+	// The first signal lets the run end in order; a second one ends it at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
 	code := cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr},
 		cli.Build{Version: version, Commit: commit, Date: date}, time.Now)
-	stop()
-	os.Exit(int(code))
+	return int(code)
 }

@@ -83,15 +83,20 @@ func (a *app) create(cmd *cobra.Command, p planFlags) error {
 	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
 	r, err := workflow.Create(cmd.Context(), o)
 	if err != nil {
-		if fault.HintOf(err) == "" && fault.CodeOf(err) == fault.Failure {
-			err = fault.New(fault.Failure, "when the cause is gone, type the same command again: it goes on from here", err)
-		}
-		if r != nil {
-			err = withLog(err, r.Log)
-		}
-		return err
+		return failedRun(err, r)
 	}
 	return a.result(fault.OK, r, func() error { writeResult(a.Out, r); return nil })
+}
+
+// failedRun is the error of a run that writes: with a hint, and with its log.
+func failedRun(err error, r *workflow.Result) error {
+	if fault.HintOf(err) == "" && fault.CodeOf(err) == fault.Failure {
+		err = fault.New(fault.Failure, "when the cause is gone, type the same command again: it goes on from here", err)
+	}
+	if r == nil {
+		return err
+	}
+	return withLog(err, r.Log)
 }
 
 // writeResult shows the result of a run to people.
