@@ -32,17 +32,19 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"bundle":   bundle,
 			"code":     code,
 			"jsonline": jsonLine,
 			"nocanary": noCanary,
 			"hold":     hold,
+			"truncate": truncateTo,
 		},
 	})
 }
 
 // code runs kocli and wants an exit code: code 2 plan -f cluster.yaml.
 func code(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
+	if neg || len(args) < 1 {
 		ts.Fatalf("usage: code N ARG...")
 	}
 	got := 0
