@@ -253,7 +253,7 @@ func undo(ctx context.Context, h host.Host) error {
 // last removes kocli's own folders, what flannel's pod installed, and folders
 // that kocli made, when they are empty. The ledger is the last file to go.
 const last = `cd /
-rm -rf -- /etc/kubernetes/kocli; rm -f -- /opt/cni/bin/flannel
+rm -rf -- /etc/kubernetes/kocli /var/log/pods /var/log/containers /var/log/kubernetes; rm -f -- /opt/cni/bin/flannel
 rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /etc/systemd/system/kubelet.service.d /etc/kubernetes/manifests /etc/kubernetes 2>/dev/null || :
 rm -f /run/kocli-kubeadm.lock /etc/systemd/logind.conf.d/99-kubelet.conf
 find "$1" -mindepth 1 -not -name ledger.jsonl -delete 2>/dev/null || :

@@ -123,6 +123,11 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if _, err := h.Put(ctx, f); err != nil {
 		return err
 	}
+	// The kubelet complains every second where its folder of static pods is
+	// missing, which kubeadm makes on control planes only.
+	if _, err := h.Run(ctx, host.Command("mkdir", "-p", "-m", "0700", "/etc/kubernetes/manifests")); err != nil {
+		return err
+	}
 	// What an interrupted join left is gone over: credentials that exist are
 	// used, the rest is written again.
 	err = kubeadmrun.Run(ctx, h, "join", "--config", kubeadm.JoinConfigPath,
