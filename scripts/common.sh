@@ -1,0 +1,82 @@
+# What the scripts share: folders, the mirror or the internet, the bundle, and a
+# cluster YAML for a lab. Sourced.
+# shellcheck shell=bash
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${KOCLI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kocli}
+kubernetes=${KOCLI_KUBERNETES:-v1.36.3}
+kocli=$repo/bin/kocli
+lab=$repo/scripts/lab/lab.sh
+
+say() { printf '\n== %s\n' "$*" >&2; }
+
+# online succeeds where upstream's releases can be had.
+online() { curl -fsSL --max-time 5 -o /dev/null "https://dl.k8s.io/$kubernetes/bin/linux/amd64/kubeadm.sha256" 2>/dev/null; }
+
+# bundle_build OUT builds the bundle of the example, from upstream where it
+# answers and from components built from pinned modules where it does not. The
+# lock of a lab's mirror is not the lock of upstream, so the YAML is copied.
+bundle_build() {
+	local out=$1 work=$cache/bundle-$kubernetes args=()
+	mkdir -p "$work" "$(dirname "$out")"
+	cp "$repo/examples/bundle-$kubernetes-amd64.yaml" "$work/bundle.yaml"
+	if online; then
+		say "bundle: official releases, from the internet"
+	else
+		say "bundle: components built from pinned Go modules (upstream's releases cannot be reached)"
+		"$repo/scripts/upstream/build.sh" all >&2
+		args=(--mirror "$("$repo/scripts/upstream/serve.sh" start | tail -1)" --update-lock)
+	fi
+	"$kocli" bundle build -f "$work/bundle.yaml" --to "$out" --cache "$cache/bundle" "${args[@]}"
+}
+
+# cluster_yaml LAB USER writes a cluster YAML for the hosts of a lab. The fields
+# under overrides are what a container as a host needs (scripts/lab/README.md).
+cluster_yaml() {
+	local name=$1 user=${2:-root} i=0 a
+	eval "$("$lab" env "$name")"
+	cat <<EOF
+apiVersion: kocli.io/v1alpha1
+kind: Cluster
+metadata:
+  name: $name
+spec:
+  kubernetes:
+    version: $kubernetes
+    ignorePreflightErrors: [SystemVerification]
+    overrides:
+      kubelet:
+        failCgroupV1: false
+        failSwapOn: false
+        featureGates: {KubeletInUserNamespace: true}
+        systemReserved: null
+        kubeReserved: null
+      kubeProxy:
+        conntrack: {maxPerCore: 0, min: null, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+  runtime:
+    containerd:
+      cgroupDriver: cgroupfs
+      overrides:
+        plugins:
+          io.containerd.cri.v1.runtime: {restrict_oom_score_adj: true}
+  os:
+    manageSwap: false
+  ssh:
+    user: $user
+    keyFile: $KOCLI_LAB_KEY
+EOF
+	if [ "$user" = ops ]; then echo "    sudoPassword: file:$KOCLI_LAB_OPS_PASSWORD_FILE"; fi
+	cat <<EOF
+  preflight:
+    ignore: [cpu-count, memory, cgroup-version]
+  hosts:
+EOF
+	for a in $KOCLI_LAB_ADDRESSES; do
+		i=$((i + 1))
+		if [ $i = 1 ]; then
+			echo "    - {name: host$i, address: $a, roles: [control-plane, worker]}"
+		else
+			echo "    - {name: host$i, address: $a, roles: [worker]}"
+		fi
+	done
+}

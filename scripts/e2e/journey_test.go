@@ -1,0 +1,274 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// inventory lists what is in the folders that kocli writes to, with digests.
+const inventory = `find /etc /usr /opt /root /home /var/lib/kocli /var/lib/kubelet /var/lib/etcd /var/lib/containerd /var/lib/cni /var/log/pods /lib/systemd -xdev \( -type f -o -type l \) \
+  -not -path '/var/lib/kocli/*' -not -path '/etc/ld.so.cache' -not -path '/var/cache/*' 2>/dev/null | sort | while read -r f; do
+  if [ -L "$f" ]; then echo "$f -> $(readlink "$f")"; else sha256sum -- "$f"; fi; done; hostname; cat /proc/sys/net/ipv4/ip_forward; iptables-save 2>/dev/null | wc -l; ls /sys/class/net`
+
+var before = map[string]string{}
+
+func Test01_preflightRefusesAndChangesNothing(t *testing.T) {
+	for _, h := range []string{"host1", "host2", "host3"} {
+		before[h] = sh(t, h, inventory)
+	}
+
+	t.Run("an unreachable host among reachable ones", func(t *testing.T) {
+		lab(t, "cut", "e2e", "host3")
+		defer lab(t, "mend", "e2e", "host3")
+		r := want(t, 4, "root", "create")
+		if !strings.Contains(r.err, "host3") || strings.Contains(r.err, "on host2") {
+			t.Errorf("does not name host3 alone:\n%s", r)
+		}
+		figure(t, "unreachable.seconds", r.took.Seconds())
+	})
+	t.Run("port 6443 is taken", func(t *testing.T) {
+		sh(t, "host1", `nohup perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>6443,Listen=>1) or die; sleep 600' >/dev/null 2>&1 & echo $! >/run/port.pid; sleep 0.5`)
+		defer sh(t, "host1", "kill $(cat /run/port.pid); rm /run/port.pid")
+		r := want(t, 3, "root", "create")
+		if !strings.Contains(r.err, "6443") || !strings.Contains(r.err, "host1") {
+			t.Errorf("does not name the port and the host:\n%s", r)
+		}
+	})
+	t.Run("another kubelet is there", func(t *testing.T) {
+		sh(t, "host2", "printf '#!/bin/sh\n' >/usr/bin/kubelet; chmod +x /usr/bin/kubelet; mkdir -p /etc/kubernetes; echo other >/etc/kubernetes/kubelet.conf")
+		defer sh(t, "host2", "rm -r /usr/bin/kubelet /etc/kubernetes")
+		r := want(t, 3, "root", "create")
+		if !strings.Contains(r.err, "host2") || !strings.Contains(r.err, "kubelet") {
+			t.Errorf("does not name the kubelet:\n%s", r)
+		}
+		if got := sh(t, "host2", "cat /etc/kubernetes/kubelet.conf"); got != "other" {
+			t.Errorf("overwritten: %s", got)
+		}
+	})
+	t.Run("the sudo password is wrong", func(t *testing.T) {
+		data, err := os.ReadFile(yaml(t, "ops"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pw := filepath.Join(t.TempDir(), "password")
+		bad := strings.Replace(string(data), "file:"+env(t, "KOCLI_LAB_OPS_PASSWORD_FILE"), "file:"+pw, 1)
+		if err := os.WriteFile(pw, []byte("not-the-password\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(yaml(t, "wrong"), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := want(t, 4, "wrong", "create")
+		if !strings.Contains(r.err, "sudo") || strings.Contains(r.err+r.out, "not-the-password") {
+			t.Errorf("%s", r)
+		}
+	})
+	for h, was := range before {
+		if now := sh(t, h, inventory); now != was {
+			t.Errorf("%s was changed:\n%s", h, difference(was, now))
+		}
+	}
+}
+
+func Test02_killedAtTheWorstMomentsThenGoesOn(t *testing.T) {
+	// An interrupt first: a clean end, and the message that typing it again goes on.
+	code := signalAt(t, "root", syscall.SIGINT, func(e event) bool { return e.Kind == "step-started" && e.Step == "runtime/binaries" }, "create")
+	if code != 130 {
+		t.Errorf("Ctrl-C: exit %d", code)
+	}
+	for _, at := range []string{"kubernetes/binaries", "images/import", "controlplane/init", "worker/join"} {
+		signalAt(t, "root", syscall.SIGKILL, func(e event) bool { return e.Kind == "step-started" && e.Step == at }, "create")
+		for _, h := range []string{"host1", "host2", "host3"} {
+			if half := sh(t, h, `for f in /usr/bin/kubelet /usr/bin/kubeadm /usr/local/bin/containerd; do [ ! -e $f ] || $f --version >/dev/null 2>&1 || [ $f = /usr/bin/kubeadm ] || echo $f; done`); half != "" {
+				t.Errorf("after the kill at %s: half a file on %s: %s", at, h, half)
+			}
+		}
+	}
+	r := want(t, 0, "root", "create")
+	figure(t, "resume.seconds", r.took.Seconds())
+	healthy(t, 2*time.Minute)
+}
+
+func Test03_aHealthyClusterIsLeftAlone(t *testing.T) {
+	r := want(t, 0, "root", "create", "-o", "json")
+	e := lastLine(t, r.out)
+	if e.Changed != 0 {
+		t.Errorf("changed %d things on a healthy cluster:\n%s", e.Changed, r)
+	}
+	for h, s := range e.Hosts {
+		if s.RoundTrips > 6 || s.BytesSent > 100<<10 {
+			t.Errorf("%s: %d round trips, %d bytes", h, s.RoundTrips, s.BytesSent)
+		}
+		figure(t, "converged.roundtrips."+h, s.RoundTrips)
+	}
+	figure(t, "converged.seconds", r.took.Seconds())
+	if r := want(t, 0, "root", "plan"); !strings.Contains(strings.ToLower(r.out), "nothing to change") {
+		t.Errorf("the plan of a healthy cluster:\n%s", r)
+	}
+	want(t, 0, "root", "status")
+	if r := want(t, 0, "root", "kubeconfig"); !strings.Contains(r.out, "client-key-data") {
+		t.Errorf("kubeconfig:\n%s", r)
+	}
+	if r := want(t, 0, "root", "exec", "host1,host3", "--", "uname", "-n"); !strings.Contains(r.out, "host3") {
+		t.Errorf("exec:\n%s", r)
+	}
+}
+
+func Test04_aSecondKocliIsRefused(t *testing.T) {
+	done := make(chan int, 1)
+	sh(t, "host2", "rm /etc/sysctl.d/90-kocli.conf") // something to do
+	go func() {
+		done <- signalAt(t, "root", syscall.SIGCONT, func(e event) bool {
+			if e.Kind != "step-started" {
+				return false
+			}
+			r := kocli(t, "root", "create")
+			if r.code != 5 || !strings.Contains(r.err, "pid") {
+				t.Errorf("a second kocli: %s", r)
+			}
+			return true
+		}, "create")
+	}()
+	if code := <-done; code != 0 {
+		t.Errorf("the first kocli: exit %d", code)
+	}
+}
+
+func Test05_hostsRebootAndTheClusterIsBack(t *testing.T) {
+	lab(t, "reboot", "e2e", "host2")
+	figure(t, "reboot.worker.seconds", healthy(t, 4*time.Minute).Seconds())
+	for _, h := range []string{"host1", "host2", "host3"} {
+		lab(t, "kill", "e2e", h)
+	}
+	for _, h := range []string{"host1", "host2", "host3"} {
+		lab(t, "start", "e2e", h)
+	}
+	figure(t, "powercut.all.seconds", healthy(t, 6*time.Minute).Seconds())
+	r := want(t, 0, "root", "create", "-o", "json")
+	if e := lastLine(t, r.out); e.Changed != 0 {
+		t.Errorf("a reboot undid something:\n%s", r)
+	}
+}
+
+func Test06_resetBringsTheHostsBack(t *testing.T) {
+	// Others' rules and files have to stay.
+	sh(t, "host1", "iptables -N FOREIGN && iptables -A FOREIGN -p tcp --dport 4242 -j ACCEPT && iptables -I INPUT -j FOREIGN; echo mine >/etc/cni/net.d/99-mine.conf; echo '10.9.9.9 printer' >>/etc/hosts")
+	r := want(t, 0, "root", "reset", "--yes")
+	figure(t, "reset.seconds", r.took.Seconds())
+	if got := sh(t, "host1", "cat /etc/cni/net.d/99-mine.conf; grep -c printer /etc/hosts; grep -c kocli /etc/hosts || :"); got != "mine\n1\n0" {
+		t.Errorf("what others had: %q", got)
+	}
+	sh(t, "host1", "rm /etc/cni/net.d/99-mine.conf; rmdir /etc/cni/net.d /etc/cni; sed -i '/printer/d' /etc/hosts")
+	for h, was := range before {
+		if now := sh(t, h, inventory); now != was {
+			t.Errorf("%s is not what it was:\n%s", h, difference(was, now))
+		}
+		if left := sh(t, h, `ps -eo comm | grep -E '^(kube|etcd|containerd|flanneld|coredns)' || :; ls -A /var/lib/kubelet /var/lib/etcd /var/lib/containerd /var/lib/kocli | grep -v : | grep . || :`); left != "" {
+			t.Errorf("left on %s: %s", h, left)
+		}
+	}
+	if r := want(t, 0, "root", "reset", "--yes"); !strings.Contains(strings.ToLower(r.out), "nothing to change") {
+		t.Errorf("a second reset:\n%s", r)
+	}
+}
+
+func Test07_withASudoPassword(t *testing.T) {
+	password, err := os.ReadFile(env(t, "KOCLI_LAB_OPS_PASSWORD_FILE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	canary := strings.TrimSpace(string(password))
+	stop := make(chan struct{})
+	seen := make(chan string, 1)
+	go func() { // the process list, all the while
+		defer close(seen)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for _, h := range []string{"host1", "host2", "host3"} {
+				out := lab(t, "exec", "e2e", h, "--", "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
+				if strings.Contains(out, canary) {
+					seen <- h
+					return
+				}
+			}
+		}
+	}()
+	r := want(t, 0, "ops", "create")
+	close(stop)
+	if h, ok := <-seen; ok {
+		t.Errorf("the password was in a process list of %s", h)
+	}
+	figure(t, "create.ops.seconds", r.took.Seconds())
+	healthy(t, time.Minute)
+	if strings.Contains(r.out+r.err, canary) {
+		t.Error("the password is in the output")
+	}
+	err = filepath.WalkDir(home(t, "ops"), func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(p)
+		if strings.Contains(string(data), canary) {
+			t.Errorf("the password is in %s", p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, h := range []string{"host1", "host2", "host3"} {
+		if got := sh(t, h, "grep -rlF -- '"+canary+"' /etc /var/lib/kocli /var/log /home /root /tmp 2>/dev/null || :"); got != "" {
+			t.Errorf("the password is in %s of %s", got, h)
+		}
+	}
+	want(t, 0, "ops", "reset", "--yes")
+}
+
+func Test08_fromOneOfTheHosts(t *testing.T) {
+	// kocli, its bundle and a key on host1, which is one of the hosts; the user
+	// has passwordless sudo.
+	l := env(t, "KOCLI_E2E_LAB")
+	copyTo := func(src, dst, mode string) {
+		t.Helper()
+		if out, err := shell("'" + l + "' exec e2e host1 -- sh -c 'cat >" + dst + "; chmod " + mode + " " + dst + "' <'" + src + "'"); err != nil {
+			t.Fatalf("copy %s: %v\n%s", src, err, out)
+		}
+	}
+	data, err := os.ReadFile(yaml(t, "deploy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := yaml(t, "local")
+	if err := os.WriteFile(local, []byte(strings.Replace(string(data), env(t, "KOCLI_LAB_KEY"), "/opt/operator/key", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "host1", "mkdir -p /opt/operator/home")
+	copyTo(env(t, "KOCLI_E2E_KOCLI"), "/opt/operator/kocli", "755")
+	copyTo(env(t, "KOCLI_E2E_BUNDLE"), "/opt/operator/bundle.tar", "644")
+	copyTo(env(t, "KOCLI_LAB_KEY"), "/opt/operator/key", "600")
+	copyTo(env(t, "KOCLI_LAB_KNOWN_HOSTS"), "/opt/operator/home/known_hosts", "600")
+	copyTo(local, "/opt/operator/cluster.yaml", "644")
+	start := time.Now()
+	sh(t, "host1", "cd /opt/operator && ./kocli create --home home --bundle bundle.tar 2>&1")
+	figure(t, "create.deploy.on-a-host.seconds", time.Since(start).Seconds())
+	healthy(t, time.Minute)
+	if out := sh(t, "host1", "cd /opt/operator && ./kocli create --home home --bundle bundle.tar -o json 2>/dev/null"); lastLine(t, out).Changed != 0 {
+		t.Errorf("not converged:\n%s", out)
+	}
+	sh(t, "host1", "cd /opt/operator && ./kocli reset --yes --home home 2>&1 && rm -r /opt/operator")
+	for h, was := range before {
+		if now := sh(t, h, inventory); now != was {
+			t.Errorf("%s is not what it was:\n%s", h, difference(was, now))
+		}
+	}
+}

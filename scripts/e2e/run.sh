@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The journeys: kocli on real hosts, with real sshd, systemd, containerd and
+# kubeadm. KOCLI_E2E_KEEP=1 leaves the lab up; -run REGEX narrows the journeys.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/../common.sh"
+
+bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
+work=$cache/run/e2e
+down() { [ -n "${KOCLI_E2E_KEEP:-}" ] || { "$lab" down e2e; rm -rf "$work"; }; }
+failed() {
+	say "a journey failed: logs of all hosts are in $cache/logs/e2e"
+	rm -rf "$cache/logs/e2e"
+	"$lab" logs e2e "$cache/logs/e2e" || true
+	cp -r "$work" "$cache/logs/e2e/kocli" 2>/dev/null || true
+}
+trap 'down' EXIT
+trap 'exit 130' INT TERM
+
+"$repo/scripts/lab/deps.sh" all >&2
+make -C "$repo" --no-print-directory build >&2
+say "bundle"
+bundle_build "$bundle"
+"$lab" down e2e
+rm -rf "$work"
+mkdir -p "$work"
+"$lab" up e2e --hosts 3
+eval "$("$lab" env e2e)"
+for user in root ops deploy; do cluster_yaml e2e "$user" >"$work/$user.yaml"; done
+
+say "journeys"
+export KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
+export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
+cd "$repo"
+go test -tags e2e -count=1 -v -failfast -timeout 60m ./scripts/e2e "$@" || { failed; exit 1; }
