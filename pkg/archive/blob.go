@@ -12,8 +12,9 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/kocli/kocli/pkg/fault"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/kocli/kocli/pkg/fault"
 )
 
 // OpenBlob opens a blob. Its reader returns io.EOF only after the content

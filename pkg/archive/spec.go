@@ -6,9 +6,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kocli/kocli/pkg/fault"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kocli/kocli/pkg/fault"
 )
 
 // APIVersion and SpecKind head a bundle.yaml.

@@ -98,7 +98,7 @@ func (a *Access) get(ctx context.Context, r host.Reader, readOnly bool) (*Client
 			// The first request opens the connection that all others share; were
 			// they to start together, each would open one of its own. What is wrong
 			// with it, the next request says.
-			_ = e.client.Ready(ctx)
+			_ = e.client.Ready(ctx) // only opens the connection
 		}
 	})
 	return e.client, e.err

@@ -52,7 +52,7 @@ const perTry = 5 * time.Second
 // with an Answer.
 func Handler(node string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /node", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node) })
+	mux.HandleFunc("GET /node", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, node) }) // the asker sees it
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
 		var q Question
 		if err := json.Unmarshal([]byte(r.URL.Query().Get("q")), &q); err != nil {
@@ -60,7 +60,7 @@ func Handler(node string) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(Answer{Node: node, Results: Try(r.Context(), q)})
+		_ = json.NewEncoder(w).Encode(Answer{Node: node, Results: Try(r.Context(), q)}) // the asker sees it
 	})
 	return mux
 }

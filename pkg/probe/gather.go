@@ -56,7 +56,7 @@ func (g gatherer) all(ctx context.Context) error {
 	command(func(s string) { f.Root = strings.TrimSpace(s) == "0" }, "id", "-u")
 	file("/etc/os-release", func(s string) { f.OS = parseOSRelease(s) })
 	command(func(s string) { f.Kernel, f.Machine, f.Arch = parseUname(s) }, "uname", "-rm")
-	command(func(s string) { f.CPUs, _ = strconv.Atoi(strings.TrimSpace(s)) }, "nproc")
+	command(func(s string) { f.CPUs, _ = strconv.Atoi(strings.TrimSpace(s)) }, "nproc") // zero is unknown
 	file("/proc/meminfo", func(s string) { f.Memory = parseMemory(s) })
 	file("/proc/swaps", func(s string) { f.Swap = parseSwaps(s) })
 	command(func(s string) { f.Disks = parseDF(s) }, append([]string{"df", "-P", "-B1", "--"}, ProbedPaths()...)...)

@@ -62,7 +62,7 @@ func parseUname(s string) (kernel, machine, arch string) {
 func parseMemory(s string) int64 {
 	for _, f := range lines(s) {
 		if f[0] == "MemTotal:" && len(f) > 1 {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			kib, _ := strconv.ParseInt(f[1], 10, 64) // zero is unknown
 			return kib << 10
 		}
 	}
@@ -76,7 +76,7 @@ func parseSwaps(s string) []Swap {
 		if len(f) < 3 || f[0] == "Filename" {
 			continue
 		}
-		kib, _ := strconv.ParseInt(f[2], 10, 64)
+		kib, _ := strconv.ParseInt(f[2], 10, 64) // zero is unknown
 		out = append(out, Swap{Name: f[0], Size: kib << 10})
 	}
 	return out

@@ -99,7 +99,7 @@ func (s *Session) begin(ctx context.Context) error {
 	if u, err := user.Current(); err == nil {
 		me.User = u.Username
 	}
-	me.Host, _ = os.Hostname()
+	me.Host, _ = os.Hostname() // only for the message
 	release, err := s.dir.Lock(ctx, me)
 	if err != nil {
 		return err

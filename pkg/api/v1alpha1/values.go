@@ -89,7 +89,7 @@ func (o Object) DeepCopy() Object {
 	if o == nil {
 		return nil
 	}
-	return copyValue(map[string]any(o)).(map[string]any)
+	return copyValue(map[string]any(o)).(map[string]any) //nolint:errcheck // a copy has the type of its original
 }
 
 func copyValue(v any) any {

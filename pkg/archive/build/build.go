@@ -13,11 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/archive/fetch"
 	"github.com/kocli/kocli/pkg/fault"
-	"golang.org/x/sync/errgroup"
 )
 
 // workers is how many downloads run at once.

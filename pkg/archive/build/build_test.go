@@ -180,7 +180,7 @@ func TestBuild_goesOnAfterFaultsOfTheServer(t *testing.T) {
 // cut answers with the first half of a file and drops the connection.
 func cut(w http.ResponseWriter, full []byte) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(full)))
-	_, _ = w.Write(full[:len(full)/2]) //nolint:errcheck // the point is that it fails
+	_, _ = w.Write(full[:len(full)/2])
 	if f, ok := w.(http.Flusher); ok {
 		f.Flush()
 	}

@@ -12,9 +12,10 @@ import (
 	"path"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
-	"golang.org/x/sync/errgroup"
 )
 
 // maxMember bounds one file of upstream's tarballs; the largest known has 60 MB.

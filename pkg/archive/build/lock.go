@@ -10,9 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
-	"sigs.k8s.io/yaml"
 )
 
 const lockKind = "BundleLock"

@@ -11,10 +11,11 @@ import (
 	"path"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/fault"
-	"golang.org/x/sync/errgroup"
 )
 
 // part is one source: what it brings and how to get it.

@@ -32,6 +32,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/build"
 	"github.com/kocli/kocli/pkg/archive/catalogue"

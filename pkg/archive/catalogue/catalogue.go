@@ -9,10 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/kocli/kocli/bundle"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
-	"sigs.k8s.io/yaml"
 )
 
 // Catalogue is catalogue.yaml.

@@ -115,7 +115,7 @@ func TestSmall_aServerThatStallsIsAskedAgain(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 {
 			w.Header().Set("Content-Length", "4")
-			w.(http.Flusher).Flush() //nolint:errcheck // of httptest
+			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 			return
 		}

@@ -105,7 +105,7 @@ func connect(ctx context.Context, t Target, o Options) (*ssh.Client, []func() er
 	}
 	fail := func(err error) (*ssh.Client, []func() error, error) {
 		for _, c := range closers {
-			_ = c()
+			_ = c() // the error that is returned says more
 		}
 		return nil, nil, err
 	}
@@ -208,6 +208,6 @@ func unreachable(t Target, err error) error {
 }
 
 func portOf(t Target) string {
-	_, p, _ := net.SplitHostPort(t.addr())
+	_, p, _ := net.SplitHostPort(t.addr()) // addr has joined it
 	return p
 }

@@ -59,7 +59,7 @@ func (h *Host) Close() error {
 		close(h.closed)
 		err = h.client.Close()
 		for i := len(h.closers) - 1; i >= 0; i-- {
-			_ = h.closers[i]()
+			_ = h.closers[i]() // the connection above it is closed
 		}
 	})
 	return err
@@ -286,10 +286,10 @@ func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		_ = s.Signal(ssh.SIGKILL)
+		_ = s.Signal(ssh.SIGKILL) // closing the session ends it too
 		_ = s.Close()
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // only when it ended matters here
 		case <-time.After(farewell):
 		}
 	}

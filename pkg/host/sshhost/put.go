@@ -113,7 +113,7 @@ func (h *Host) upload(ctx context.Context, f host.File) (string, error) {
 	case errors.Is(err, sftp.ErrSSHFxConnectionLost):
 		return "", h.broken("send "+f.Path, err)
 	}
-	_ = c.Remove(temp)
+	_ = c.Remove(temp) // the error that is returned says more
 	return "", err
 }
 
