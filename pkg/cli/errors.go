@@ -82,7 +82,7 @@ func take(err error, at trouble, out *[]trouble) {
 
 // joined returns the parts of errors.Join, and nil for every other error.
 func joined(err error) []error {
-	j, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // walks the tree itself
+	j, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return nil
 	}

@@ -136,6 +136,6 @@ func (u *UI) settle(e plan.Event, ok bool) {
 // clear takes the bar away for a line; the next progress draws it again.
 func (u *UI) clear() {
 	if u.transfers.bar != nil {
-		_ = u.transfers.bar.Clear()
+		_ = u.transfers.bar.Clear() // an error of the terminal has nowhere to go
 	}
 }

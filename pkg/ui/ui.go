@@ -89,7 +89,7 @@ func (u *UI) Event(e plan.Event) {
 		_ = json.NewEncoder(u.file).Encode(e) // a full disk must not end the run
 	}
 	if u.o.JSON {
-		_ = json.NewEncoder(u.o.Out).Encode(e)
+		_ = json.NewEncoder(u.o.Out).Encode(e) // a closed pipe has no reader
 		return
 	}
 	switch e.Kind {
