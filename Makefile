@@ -1,0 +1,60 @@
+# Targets: build check lint unit tidy-check demo demo-down test test-long bench clean.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+VERSION ?= $(shell git describe --tags --always --dirty --match 'v*' 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
+# The time of the commit, not of the build: the same commit gives the same binary.
+DATE    ?= $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+BIN     ?= bin/kocli
+
+export CGO_ENABLED ?= 0
+
+.PHONY: build check fmt vet lint vuln unit demo demo-down test test-long bench release-check clean help
+
+build: ## bin/kocli, static
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/kocli
+
+check: fmt vet lint vuln unit ## all that needs no host
+
+fmt:
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi
+
+vet:
+	go vet ./...
+
+lint: ## golangci-lint, with the layers of the house
+	"$$(scripts/tools/build.sh golangci-lint)" run ./...
+
+vuln: ## known vulnerabilities in what is called
+	"$$(scripts/tools/build.sh govulncheck)" ./...
+
+unit: ## unit tests, with the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m ./...
+
+demo: ## three lab hosts, a bundle, kocli create, and what runs then
+	scripts/demo.sh
+
+demo-down: ## removes what demo started
+	scripts/demo.sh down
+
+test: check ## all of it: check, and the journeys on real hosts
+	scripts/e2e/run.sh
+
+test-long: check ## the journeys that take long as well
+	scripts/e2e/run.sh --long
+
+bench: ## measures create against a hand-written script
+	scripts/bench/run.sh
+
+release-check: ## is .goreleaser.yaml valid
+	"$$(scripts/tools/build.sh goreleaser)" check
+
+clean:
+	rm -rf bin dist
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
