@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net"
 	"path"
 	"slices"
@@ -48,22 +47,15 @@ type File struct {
 
 // Machine is a host in memory. The zero value is not usable: see New.
 type Machine struct {
+	*Wire
 	name string
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu       sync.Mutex
 	files    map[string]File
 	handlers []Handler
-	writes   int
-	cutAt    int  // lose the connection at this write; 0 means never
-	cutLate  bool // after it was done, before its answer arrives
-	lost     bool
-	log      []string
 	programs []Program
 }
-
-// ErrCut is what a cut connection returns.
-var ErrCut = errors.New("connection lost")
 
 var (
 	_ host.Host    = (*Machine)(nil)
@@ -74,7 +66,7 @@ var (
 // New returns an empty machine that knows the commands of coreutils that look.
 func New(name string, handlers ...Handler) *Machine {
 	return &Machine{
-		name: name, files: map[string]File{"/": folder()}, handlers: append(handlers, coreutils), programs: []Program{shell},
+		Wire: &Wire{}, name: name, files: map[string]File{"/": folder()}, handlers: append(handlers, coreutils), programs: []Program{shell},
 	}
 }
 
@@ -82,6 +74,13 @@ func folder() File { return File{Mode: fs.ModeDir | 0o755, Owner: "root:root"} }
 
 // Name is the node's name.
 func (m *Machine) Name() string { return m.name }
+
+// Install adds programs, asked before those that are there.
+func (m *Machine) Install(p ...Program) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.programs = append(slices.Clone(p), m.programs...)
+}
 
 // Handle adds handlers, asked before those that are there.
 func (m *Machine) Handle(h ...Handler) {
@@ -93,54 +92,6 @@ func (m *Machine) Handle(h ...Handler) {
 // OnDial says what a tunnel from this machine leads to.
 func (m *Machine) OnDial(f func(ctx context.Context, network, address string) (net.Conn, error)) {
 	m.dial = f
-}
-
-// CutBefore loses the connection before the n-th write from now; 0 mends it.
-// What is lost stays lost, for reading too.
-func (m *Machine) CutBefore(n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.writes, m.cutAt, m.cutLate, m.lost = 0, n, false, false
-}
-
-// CutAfter loses the connection after the n-th write from now has been done and
-// before anybody hears of it.
-func (m *Machine) CutAfter(n int) {
-	m.CutBefore(n)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cutLate = true
-}
-
-// Lost reports whether the connection has been cut.
-func (m *Machine) Lost() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.lost
-}
-
-// Clone returns a copy of the machine as it stands, with its own files.
-func (m *Machine) Clone() *Machine {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return &Machine{
-		name: m.name, dial: m.dial, files: maps.Clone(m.files), handlers: slices.Clone(m.handlers), programs: m.programs,
-	}
-}
-
-// Writes counts the writes since the last CutBefore: Run, Remove, and Put where
-// it had to write.
-func (m *Machine) Writes() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.writes
-}
-
-// Log lists the commands and writes so far.
-func (m *Machine) Log() []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Clone(m.log)
 }
 
 // Write puts a file there, as a test's set-up or a handler's effect.
@@ -221,33 +172,6 @@ func (m *Machine) Delete(name string) {
 	}
 }
 
-// write counts a write and does it, and fails where the connection is to be
-// cut: before it, or after it without telling.
-func (m *Machine) write(what string, do func() error) error {
-	m.mu.Lock()
-	if m.lost {
-		m.mu.Unlock()
-		return fmt.Errorf("%s: %w", m.name, ErrCut)
-	}
-	m.writes++
-	cut := m.cutAt > 0 && m.writes >= m.cutAt
-	if cut && !m.cutLate {
-		m.lost = true
-		m.mu.Unlock()
-		return fmt.Errorf("%s: %w", m.name, ErrCut)
-	}
-	m.log = append(m.log, what)
-	m.mu.Unlock()
-	err := do()
-	if cut {
-		m.mu.Lock()
-		m.lost = true
-		m.mu.Unlock()
-		return fmt.Errorf("%s: %w", m.name, ErrCut)
-	}
-	return err
-}
-
 // alive is the error of a machine that cannot be reached, or of a context that
 // has ended.
 func (m *Machine) alive(ctx context.Context) error {
@@ -276,7 +200,7 @@ func (m *Machine) Run(ctx context.Context, c host.Cmd) (out host.Output, err err
 	if len(c.Argv) == 0 {
 		return out, errors.New("empty command")
 	}
-	cut := m.write("run "+c.String(), func() error {
+	cut := m.Do("run "+c.String(), func() error {
 		out, err = m.exec(ctx, c)
 		return nil
 	})
@@ -319,7 +243,7 @@ func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
 // program finds who answers a command.
 func (m *Machine) program(ctx context.Context, argv []string, stdin []byte) (Reply, bool) {
 	m.mu.Lock()
-	handlers := slices.Clone(m.handlers)
+	handlers, programs := slices.Clone(m.handlers), slices.Clone(m.programs)
 	m.mu.Unlock()
 	for _, h := range handlers {
 		out, code, ok := h(m, argv, stdin)
@@ -330,7 +254,7 @@ func (m *Machine) program(ctx context.Context, argv []string, stdin []byte) (Rep
 			return Reply{Stdout: out}, true
 		}
 	}
-	for _, p := range m.programs {
+	for _, p := range programs {
 		if r, ok := p(ctx, m, argv, stdin); ok {
 			return r, true
 		}
@@ -408,7 +332,7 @@ func (m *Machine) Put(ctx context.Context, f host.File) (bool, error) {
 		return false, fmt.Errorf("put %s: %w", f.Path, host.ErrDigest)
 	}
 	mode, owner := f.Want()
-	err = m.write("put "+f.Path, func() error {
+	err = m.Do("put "+f.Path, func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.set(f.Path, File{Data: data, Mode: mode, Owner: owner})
@@ -425,7 +349,7 @@ func (m *Machine) Remove(ctx context.Context, name string) error {
 	if err := m.alive(ctx); err != nil {
 		return err
 	}
-	return m.write("remove "+name, func() error { m.Delete(name); return nil })
+	return m.Do("remove "+name, func() error { m.Delete(name); return nil })
 }
 
 // DialContext opens what OnDial leads to.

@@ -96,6 +96,10 @@ func (h *Host) keepAlive(every time.Duration) {
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	h.trips.Add(1)
 	c, err := h.client.DialContext(ctx, network, address)
+	var refused *ssh.OpenChannelError
+	if errors.As(err, &refused) { // by what is at the address: the host itself is there
+		return nil, fmt.Errorf("connect from %s to %s: %w", h.Name(), address, err)
+	}
 	if err != nil {
 		return nil, h.broken("tunnel to "+address, err)
 	}
