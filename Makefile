@@ -11,12 +11,10 @@ DATE    ?= $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --fo
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BIN     ?= bin/kocli
 
-export CGO_ENABLED ?= 0
-
 .PHONY: build check fmt vet lint vuln unit demo demo-down test test-long bench release-check clean help
 
 build: ## bin/kocli, static
-	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/kocli
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/kocli
 
 check: fmt vet lint vuln unit ## all that needs no host
 
@@ -45,7 +43,7 @@ test: check ## all of it: check, and the journeys on real hosts
 	scripts/e2e/run.sh
 
 test-long: check ## the journeys that take long as well
-	scripts/e2e/run.sh --long
+	KOCLI_E2E_LONG=1 scripts/e2e/run.sh
 
 bench: ## measures create against a hand-written script
 	scripts/bench/run.sh

@@ -28,14 +28,12 @@ type transfers struct {
 	bar   *progressbar.ProgressBar
 }
 
-// sums adds up all streams and counts the nodes that are not done.
+// sums adds up all streams and collects their nodes.
 func (t *transfers) sums() (done, total int64, nodes map[string]bool) {
 	nodes = map[string]bool{}
 	for _, f := range t.flows {
 		done, total = done+f.done, total+f.total
-		if f.done < f.total {
-			nodes[f.node] = true
-		}
+		nodes[f.node] = true
 	}
 	return done, total, nodes
 }
@@ -67,19 +65,19 @@ func (u *UI) showFlows(phase string, now time.Time) {
 	if !u.o.Terminal {
 		if now.Sub(t.shown) >= plainInterval {
 			t.shown = now
-			u.line("..", plan.Event{Phase: phase, Node: nodesTitle(nodes)}, rate(done, total, now.Sub(t.begun)))
+			text := fmt.Sprintf("%d%%: %s", done*100/total, rate(done, total, now.Sub(t.begun)))
+			u.line("..", plan.Event{Phase: phase, Node: nodesTitle(nodes)}, text)
 		}
 		return
 	}
 	if t.bar == nil {
 		t.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(u.o.Err), progressbar.OptionSetWidth(24), progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionShowTotalBytes(true),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetWriter(u.o.Err), progressbar.OptionSetWidth(20), progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionSetPredictTime(false), progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}))
 	}
 	t.bar.ChangeMax64(total)
-	t.bar.Describe(fmt.Sprintf("%s %s", phase, nodesTitle(nodes)))
+	t.bar.Describe(strings.TrimSpace(phase+" "+nodesTitle(nodes)) + ": " + rate(done, total, now.Sub(t.begun)))
 	_ = t.bar.Set64(done) // an error of the terminal has nowhere to go
 }
 
@@ -95,13 +93,13 @@ func nodesTitle(nodes map[string]bool) string {
 
 // rate puts the progress of a transfer into words.
 func rate(done, total int64, took time.Duration) string {
-	s := fmt.Sprintf("%s of %s (%d%%)", Bytes(done), Bytes(total), done*100/total)
+	s := fmt.Sprintf("%s of %s", Bytes(done), Bytes(total))
 	if done == 0 || took <= 0 {
 		return s
 	}
 	perSecond := float64(done) / took.Seconds()
 	left := time.Duration(float64(total-done) / perSecond * float64(time.Second))
-	return fmt.Sprintf("%s, %s/s, %s left", s, Bytes(int64(perSecond)), Duration(left.Round(time.Second)))
+	return fmt.Sprintf("%s, %s/s, %s left", s, Bytes(int64(perSecond)), left.Round(time.Second))
 }
 
 // settle ends the streams of a step: done when it succeeded, gone when not.
