@@ -40,13 +40,17 @@ func Hostname(n inventory.Node) plan.Step {
 			if err != nil {
 				return err
 			}
-			if have := strings.TrimSpace(string(now)); have != n.Name {
+			have := strings.TrimSpace(string(now))
+			if have != n.Name {
 				if err := ledger.Append(ctx, h, ledger.Entry{Kind: ledger.Hostname, Name: "hostname", Value: have}); err != nil {
 					return err
 				}
 			}
 			if _, err := h.Put(ctx, file); err != nil {
 				return err
+			}
+			if have == n.Name {
+				return nil
 			}
 			_, err = h.Run(ctx, host.Command("hostname", n.Name))
 			return err
@@ -75,25 +79,35 @@ func Hosts(inv *inventory.Inventory) plan.Step {
 }
 
 // hostsFile replaces kocli's block in the content of /etc/hosts. Everything
-// else stays as it is.
+// else stays as it is. A block whose end somebody removed ends where lines begin
+// that are not ours.
 func hostsFile(old []byte, nodes []inventory.Node) []byte {
+	block := []string{hostsBegin}
+	for _, n := range nodes {
+		block = append(block, n.IP+" "+n.Name)
+	}
+	block = append(block, hostsEnd)
 	var out bytes.Buffer
-	inside := false
-	for _, l := range strings.Split(strings.TrimRight(string(old), "\n"), "\n") {
-		switch {
-		case l == hostsBegin:
-			inside = true
-		case l == hostsEnd:
-			inside = false
-		case !inside && (l != "" || out.Len() > 0):
-			out.WriteString(l + "\n")
+	keep := func(lines ...string) {
+		for _, l := range lines {
+			if l != "" || out.Len() > 0 {
+				out.WriteString(l + "\n")
+			}
 		}
 	}
-	out.WriteString(hostsBegin + "\n")
-	for _, n := range nodes {
-		fmt.Fprintf(&out, "%s %s\n", n.IP, n.Name)
+	var inside []string // lines of a block that has begun
+	for _, l := range strings.Split(strings.TrimRight(string(old), "\n"), "\n") {
+		switch {
+		case l == hostsBegin || inside != nil && l != hostsEnd:
+			inside = append(inside, l)
+		case l == hostsEnd:
+			inside = nil
+		default:
+			keep(l)
+		}
 	}
-	out.WriteString(hostsEnd + "\n")
+	keep(slices.DeleteFunc(inside, func(l string) bool { return slices.Contains(block, l) })...)
+	keep(block...)
 	return out.Bytes()
 }
 
