@@ -34,31 +34,51 @@ func (s Service) ID() string { return s.Name }
 
 // Check looks at the unit and at the environment of its process.
 func (s Service) Check(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-	p, err := s.properties(ctx, r)
+	n, err := s.look(ctx, r)
 	if err != nil {
 		return nil, err
 	}
+	object := "service " + s.Unit
 	var out []plan.Change
-	if p["UnitFileState"] != "enabled" {
-		out = append(out, plan.Change{Object: "service " + s.Unit, From: p["UnitFileState"], To: "enabled"})
+	if n.enable {
+		out = append(out, plan.Change{Object: object, From: n.properties["UnitFileState"], To: "enabled"})
 	}
-	if p["NeedDaemonReload"] == "yes" {
-		out = append(out, plan.Change{Object: "service " + s.Unit, From: "unit changed on disk", To: "reloaded"})
+	if n.reload {
+		out = append(out, plan.Change{Object: object, From: "unit changed on disk", To: "reloaded"})
 	}
-	if s.OnlyEnable {
-		return out, nil
-	}
-	if p["ActiveState"] != "active" {
-		return append(out, plan.Change{Object: "service " + s.Unit, From: p["ActiveState"], To: "active"}), nil
-	}
-	same, err := s.carries(ctx, r, p["MainPID"])
-	if err != nil {
-		return nil, err
-	}
-	if !same {
-		out = append(out, plan.Change{Object: "service " + s.Unit, From: "running with an older configuration", To: "restart", Disruptive: s.Disruptive})
+	switch {
+	case n.start:
+		out = append(out, plan.Change{Object: object, From: n.properties["ActiveState"], To: "active"})
+	case n.restart:
+		out = append(out, plan.Change{Object: object, From: "running with an older configuration", To: "restart", Disruptive: s.Disruptive})
 	}
 	return out, nil
+}
+
+// needs is what a unit lacks.
+type needs struct {
+	properties                     map[string]string
+	enable, reload, start, restart bool
+}
+
+func (n needs) any() bool { return n.enable || n.reload || n.start || n.restart }
+
+func (s Service) look(ctx context.Context, r host.Reader) (needs, error) {
+	p, err := s.properties(ctx, r)
+	if err != nil {
+		return needs{}, err
+	}
+	n := needs{properties: p, enable: p["UnitFileState"] != "enabled", reload: p["NeedDaemonReload"] == "yes"}
+	if s.OnlyEnable {
+		return n, nil
+	}
+	if p["ActiveState"] != "active" {
+		n.start = true
+		return n, nil
+	}
+	same, err := s.carries(ctx, r, p["MainPID"])
+	n.restart = !same
+	return n, err
 }
 
 func (s Service) properties(ctx context.Context, r host.Reader) (map[string]string, error) {
@@ -91,18 +111,25 @@ func (s Service) carries(ctx context.Context, r host.Reader, pid string) (bool, 
 	return false, nil
 }
 
-// Apply reloads systemd, enables the unit, and restarts it where needed.
+// Apply does what Check reports and no more: a service that is only not enabled
+// is not restarted.
 func (s Service) Apply(ctx context.Context, h host.Host) error {
+	n, err := s.look(ctx, h)
+	if err != nil || !n.any() {
+		return err
+	}
 	if err := ledger.Append(ctx, h, ledger.Entry{Kind: ledger.Service, Name: s.Unit}); err != nil {
 		return err
 	}
 	if _, err := h.Run(ctx, host.Command("systemctl", "daemon-reload")); err != nil {
 		return err
 	}
-	if _, err := h.Run(ctx, host.Command("systemctl", "enable", s.Unit)); err != nil {
-		return err
+	if n.enable {
+		if _, err := h.Run(ctx, host.Command("systemctl", "enable", s.Unit)); err != nil {
+			return err
+		}
 	}
-	if s.OnlyEnable {
+	if !n.start && !n.restart {
 		return nil
 	}
 	c := host.Command("systemctl", "restart", s.Unit)
