@@ -1,16 +1,20 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kocli/kocli/pkg/host/hosttest/sshtest"
 )
 
 // canary is a secret that must never be seen anywhere.
@@ -21,6 +25,11 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	server := sshtest.Start(t, sshtest.Options{Users: map[string]sshtest.User{
+		"root": {Password: canary},
+		"ops":  {Password: canary, Sudo: sshtest.SudoPassword, SudoSecret: canary},
+	}})
+	other := sshtest.Signer(t).PublicKey() // a key that the server does not have
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
@@ -29,6 +38,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("CANARY", canary)
 			e.Setenv("SSH_AUTH_SOCK", "")
+			e.Setenv("SSH_PORT", strconv.Itoa(server.Port))
+			e.Setenv("OTHER_KEY", other.Type()+" "+base64.StdEncoding.EncodeToString(other.Marshal()))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -36,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"code":     code,
 			"jsonline": jsonLine,
 			"nocanary": noCanary,
+			"expand":   expand,
 			"hold":     hold,
 			"truncate": truncateTo,
 		},
@@ -58,6 +70,14 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	if fmt.Sprint(got) != args[0] {
 		ts.Fatalf("exit code %d, want %s", got, args[0])
 	}
+}
+
+// expand replaces $VARIABLES in a file.
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: expand FILE")
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o600))
 }
 
 // jsonLine wants every line of a file to be a JSON object, and in the last one

@@ -136,6 +136,19 @@ func terminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// width is how many letters fit into a line of a terminal; zero where unknown.
+func width(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	w, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return w
+}
+
 func (a *app) colours() bool {
 	return !a.noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && terminal(a.Err)
 }
@@ -151,7 +164,7 @@ func (a *app) ui() *ui.UI {
 		w = zerolog.ConsoleWriter{Out: a.Err, NoColor: !a.colours(), TimeFormat: time.TimeOnly}
 	}
 	return ui.New(ui.Options{
-		Out: a.Out, Err: a.Err, Terminal: terminal(a.Err) && os.Getenv("TERM") != "dumb", Color: a.colours(), JSON: a.json(), Now: a.now,
+		Out: a.Out, Err: a.Err, Terminal: terminal(a.Err) && os.Getenv("TERM") != "dumb", Width: width(a.Err), Color: a.colours(), JSON: a.json(), Now: a.now,
 		Log: zerolog.New(w).Level(level).With().Timestamp().Logger(),
 	})
 }

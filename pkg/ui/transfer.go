@@ -77,7 +77,8 @@ func (u *UI) showFlows(phase string, now time.Time) {
 			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}))
 	}
 	t.bar.ChangeMax64(total)
-	t.bar.Describe(strings.TrimSpace(phase+" "+nodesTitle(nodes)) + ": " + rate(done, total, now.Sub(t.begun)))
+	text := strings.TrimSpace(phase+" "+nodesTitle(nodes)) + ": " + rate(done, total, now.Sub(t.begun))
+	t.bar.Describe(cut(text, u.o.Width-len("  100% [                    ]  ")))
 	_ = t.bar.Set64(done) // an error of the terminal has nowhere to go
 }
 

@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Out, Err io.Writer
 	Terminal bool // Err is a terminal: a bar can be drawn
+	Width    int  // letters in a line of the terminal; zero means 80
 	Color    bool
 	JSON     bool // events as JSON lines on Out
 	Log      zerolog.Logger
@@ -43,6 +44,9 @@ type UI struct {
 func New(o Options) *UI {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Width <= 0 {
+		o.Width = 80
 	}
 	return &UI{o: o, changes: map[string]int{}, width: len("9 hosts")}
 }
@@ -127,7 +131,12 @@ func slow(step string) bool {
 // whole of it is shown once the run has ended.
 func brief(s string) string {
 	s, _, _ = strings.Cut(s, "\n")
-	const most = 100
+	return cut(s, 100)
+}
+
+// cut shortens a text to at most so many letters.
+func cut(s string, most int) string {
+	most = max(most, len("..."))
 	if r := []rune(s); len(r) > most {
 		return string(r[:most-3]) + "..."
 	}
