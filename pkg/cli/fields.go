@@ -48,7 +48,7 @@ func (r *reference) object(path string, schema *yaml.Node) {
 		}
 		kind, inner, suffix := r.kind(field)
 		fmt.Fprintf(&r.b, "\n%s%s  (%s)\n", at, mark, kind)
-		for _, l := range wrap(text(get(field, "description")), 84) {
+		for _, l := range wrap(scalar(get(field, "description")), 84) {
 			fmt.Fprintf(&r.b, "    %s\n", l)
 		}
 		if inner != nil {
@@ -60,7 +60,7 @@ func (r *reference) object(path string, schema *yaml.Node) {
 // kind names the type of a field. inner is the object whose fields come below
 // it, and suffix what stands between.
 func (r *reference) kind(f *yaml.Node) (kind string, inner *yaml.Node, suffix string) {
-	if ref := text(get(f, "$ref")); ref != "" {
+	if ref := scalar(get(f, "$ref")); ref != "" {
 		def := get(r.defs, ref[strings.LastIndex(ref, "/")+1:])
 		if get(def, "properties") != nil {
 			return "object", def, ""
@@ -74,7 +74,7 @@ func (r *reference) kind(f *yaml.Node) (kind string, inner *yaml.Node, suffix st
 	if e := get(f, "enum"); e != nil {
 		return choices(e), nil, ""
 	}
-	switch t := text(get(f, "type")); t {
+	switch t := scalar(get(f, "type")); t {
 	case "array":
 		k, in, _ := r.kind(get(f, "items"))
 		return "list of " + k, in, "[]"
@@ -112,7 +112,7 @@ func get(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-func text(n *yaml.Node) string {
+func scalar(n *yaml.Node) string {
 	if n == nil {
 		return ""
 	}

@@ -139,6 +139,5 @@ func (a *app) writeFindings(cluster string, hosts int, found []preflight.Finding
 		}
 		t.AppendRow(table.Row{level, node, f.Check, text})
 	}
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 90}})
 	t.Render()
 }

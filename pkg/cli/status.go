@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
 	"github.com/kocli/kocli/pkg/fault"
@@ -135,7 +136,7 @@ func (a *app) writeStatus(st *workflow.ClusterStatus) {
 	if len(bad) > 0 {
 		t := a.table("KIND", "NAME", "READY", "REASON")
 		t.AppendRows(bad)
-		t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 90}})
+		t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 90, WidthMaxEnforcer: text.WrapSoft}})
 		t.Render()
 	}
 }
