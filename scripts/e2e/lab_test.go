@@ -66,11 +66,11 @@ func yaml(t *testing.T, user string) string {
 // command is a kocli of a user. Commands that take a bundle get it.
 func command(t *testing.T, user string, args ...string) *exec.Cmd {
 	t.Helper()
-	args = append(args, "--home", home(t, user), "-f", yaml(t, user))
+	all := []string{args[0], "--home", home(t, user), "-f", yaml(t, user)}
 	if args[0] == "create" || args[0] == "plan" || args[0] == "preflight" {
-		args = append(args, "--bundle", env(t, "KOCLI_E2E_BUNDLE"))
+		all = append(all, "--bundle", env(t, "KOCLI_E2E_BUNDLE"))
 	}
-	return exec.Command(env(t, "KOCLI_E2E_KOCLI"), args...)
+	return exec.Command(env(t, "KOCLI_E2E_KOCLI"), append(all, args[1:]...)...)
 }
 
 // kocli runs kocli to its end.
@@ -170,7 +170,7 @@ func sh(t *testing.T, host, script string) string {
 // kubectl runs kubectl on the control plane.
 func kubectl(t *testing.T, args string) string {
 	t.Helper()
-	return sh(t, "host1", "kubectl --kubeconfig /etc/kubernetes/admin.conf "+args)
+	return sh(t, "host1", "kubectl --cache-dir /tmp/kube --kubeconfig /etc/kubernetes/admin.conf "+args)
 }
 
 // healthy waits until three nodes are ready and every pod runs, and fails after
@@ -180,7 +180,7 @@ func healthy(t *testing.T, within time.Duration) time.Duration {
 	start := time.Now()
 	for {
 		out, err := exec.Command(env(t, "KOCLI_E2E_LAB"), "exec", "e2e", "host1", "--", "sh", "-c",
-			`kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes --no-headers && echo -- && kubectl --kubeconfig /etc/kubernetes/admin.conf get pods -A --no-headers`).CombinedOutput()
+			`kubectl --cache-dir /tmp/kube --kubeconfig /etc/kubernetes/admin.conf get nodes --no-headers && echo -- && kubectl --cache-dir /tmp/kube --kubeconfig /etc/kubernetes/admin.conf get pods -A --no-headers`).CombinedOutput()
 		nodes, pods, ok := strings.Cut(string(out), "--\n")
 		if err == nil && ok && strings.Count(nodes, " Ready ") == 3 && allRunning(pods) {
 			return time.Since(start)

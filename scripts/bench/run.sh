@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Benchmarks, each against its baseline in the same run. Prints one line a
+# figure, `bench AREA.NAME VALUE UNIT bar=BAR`, and writes them to a JSON file.
+# ONLY=regex runs those that match; ROUNDS sets the rounds of create (default 3).
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/../common.sh"
+export kubernetes
+
+bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
+work=$cache/run/bench
+json=${BENCH_JSON:-$cache/bench.json}
+rounds=${ROUNDS:-3}
+lines=$(mktemp)
+trap '"$lab" down bench; rm -rf "$work" "$lines"' EXIT
+trap 'exit 130' INT TERM
+
+wanted() { [[ -z ${ONLY:-} || $1 =~ $ONLY ]]; }
+bench() { printf 'bench %s %s %s bar=%s\n' "$1" "$2" "$3" "$4" | tee -a "$lines"; }
+median() { sort -n | awk '{v[NR]=$1} END {print (NR%2) ? v[(NR+1)/2] : (v[NR/2]+v[NR/2+1])/2}'; }
+range() { sort -n | awk 'NR==1{a=$1} {b=$1} END {print a " to " b}'; }
+now() { date +%s.%N; }
+# field FILE NAME: a number out of the last line of -o json
+field() { tail -1 "$1" | grep -o "\"$2\":[0-9]*" | head -1 | cut -d: -f2; }
+
+fresh() { "$lab" down bench >/dev/null 2>&1; "$lab" up bench --hosts 3 >/dev/null 2>&1; eval "$("$lab" env bench)"
+	export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_ADDRESSES
+	rm -rf "$work/home"; mkdir -p "$work/home"; cp "$KOCLI_LAB_KNOWN_HOSTS" "$work/home/known_hosts"; cluster_yaml bench root >"$work/cluster.yaml"; }
+create() { /usr/bin/time -f '%M' -o "$work/rss" "$kocli" create -f "$work/cluster.yaml" --home "$work/home" --bundle "$bundle" -o json >"$work/out" 2>"$work/err" || { cat "$work/err" "$work/out" >&2; exit 1; }; }
+
+bench_create() {
+	local i s a b
+	"$repo/bin/payload" "$bundle" control-plane "$work/payload/control-plane"
+	"$repo/bin/payload" "$bundle" worker "$work/payload/worker"
+	: >"$work/ratios"; : >"$work/ours"; : >"$work/theirs"
+	for i in $(seq "$rounds"); do
+		fresh
+		s=$(now); create; a=$(now)
+		awk -v a="$a" -v s="$s" 'BEGIN{print a-s}' >>"$work/ours"
+		[ -s "$work/payload/flannel.yaml" ] || "$lab" exec bench host1 -- sh -c 'for k in ns/kube-flannel -n\ kube-flannel\ sa/flannel clusterrole/flannel clusterrolebinding/flannel -n\ kube-flannel\ cm/flannel -n\ kube-flannel\ ds/flannel; do kubectl --kubeconfig /etc/kubernetes/admin.conf get $k -o json | grep -vE "\"(uid|resourceVersion|creationTimestamp)\"" ; done' |
+			awk '/^{/{print "---"} {print}' >"$work/payload/flannel.yaml"
+		if [ "$i" = 1 ]; then bench_converged; fi
+		fresh
+		s=$(now); "$repo/scripts/bench/baseline.sh" "$work/payload" >"$work/baseline.log" 2>&1 || { cat "$work/baseline.log" >&2; exit 1; }; b=$(now)
+		awk -v a="$b" -v s="$s" 'BEGIN{print a-s}' >>"$work/theirs"
+		paste "$work/ours" "$work/theirs" | awk '{print $1/$2}' >"$work/ratios"
+		echo "round $i: kocli $(tail -1 "$work/ours") s, by hand $(tail -1 "$work/theirs") s" >&2
+	done
+	bench create.ratio "$(median <"$work/ratios")" "x-of-by-hand($(range <"$work/ratios"))" 1.15
+	bench create.seconds "$(median <"$work/ours")" s none
+	bench create.by-hand "$(median <"$work/theirs")" s none
+}
+
+bench_converged() {
+	bench create.rss "$(awk '{print $1/1024}' "$work/rss")" MiB 200
+	create
+	bench create.converged.seconds "$(field "$work/out" durationNs | awk '{print $1/1e9}')" s 3
+	bench create.converged.roundtrips "$(grep -o '"roundTrips":[0-9]*' "$work/out" | tail -3 | cut -d: -f2 | sort -n | tail -1)" per-host 6
+	bench push.unchanged "$(grep -o '"bytesSent":[0-9]*' "$work/out" | tail -3 | cut -d: -f2 | sort -n | tail -1)" bytes-per-host 102400
+}
+
+bench_hosts() {
+	local v
+	v=$(cd "$repo" && go test -run '^$' -bench '^BenchmarkFactsOf100Hosts$' -benchtime 3x ./pkg/workflow | awk '/^BenchmarkFactsOf100Hosts/{print $3/1e9}')
+	bench create.facts-of-100-hosts "$v" s 5
+}
+
+make -C "$repo" --no-print-directory build >&2
+(cd "$repo" && go build -o bin/payload ./scripts/bench/payload)
+"$repo/scripts/lab/deps.sh" all >&2
+mkdir -p "$work"
+if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{print $1/1e6}')" MB 90; fi
+if wanted create.facts-of-100-hosts; then bench_hosts; fi
+if wanted create; then
+	[ -f "$bundle" ] || bundle_build "$bundle"
+	bundle_build "$bundle" >&2
+	bench_create
+fi
+awk 'BEGIN{print "["} {split($5,b,"="); printf "%s{\"name\":\"%s\",\"value\":%s,\"unit\":\"%s\",\"bar\":\"%s\"}", (NR>1?",\n":""), $2, $3, $4, b[2]} END{print "\n]"}' <(sed 's/ to /-/' "$lines") >"$json"
+echo "written to $json" >&2
