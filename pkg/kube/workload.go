@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kocli/kocli/pkg/fault"
 )
 
 // ConfigMap returns the data of a ConfigMap; nil where there is none.
@@ -52,12 +54,13 @@ func (c *Client) SetConfigMap(ctx context.Context, namespace, name, key, value s
 }
 
 // Poll calls ready every interval until it returns nil or ctx ends; then the
-// last reason is the error. An error of the API is a reason like any other.
+// last reason is the error. An error of the API is a reason like any other; a
+// host that is lost is not: its connection does not come back.
 func Poll(ctx context.Context, interval time.Duration, ready func(ctx context.Context) error) error {
 	for {
 		err := ready(ctx)
-		if err == nil {
-			return nil
+		if err == nil || fault.CodeOf(err) == fault.Unreachable {
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/plan"
 )
 
 // PutPatch writes what this node's kubelet has different from the others'.
@@ -22,6 +24,34 @@ func PutPatch(ctx context.Context, h host.Host, n inventory.Node, o kubeadm.Node
 	}
 	_, err = h.Put(ctx, host.Bytes(kubeadm.KubeletPatchPath, 0o600, patch))
 	return err
+}
+
+// Leftover reports whether a configuration that holds a token is still on a
+// host: the run that wrote it was cut off before it could remove it. It asks at
+// once, and answers when called, so that the question travels with others.
+func Leftover(ctx context.Context, r host.Reader, config string) func() (bool, error) {
+	type answer struct {
+		there bool
+		err   error
+	}
+	ch := make(chan answer, 1)
+	go func() {
+		_, err := r.Stat(ctx, config)
+		if errors.Is(err, fs.ErrNotExist) {
+			ch <- answer{}
+			return
+		}
+		ch <- answer{err == nil, err}
+	}()
+	return func() (bool, error) {
+		a := <-ch
+		return a.there, a.err
+	}
+}
+
+// LeftoverChange says that a configuration is to be removed.
+func LeftoverChange(config string) plan.Change {
+	return plan.Change{Object: "file " + config, To: "remove: it holds a token"}
 }
 
 // Run runs kubeadm on a host. A lock keeps a second one waiting for a first

@@ -64,6 +64,9 @@ func encryption() plan.Step {
 			return nil, err
 		},
 		ApplyFn: func(ctx context.Context, h host.Host) error {
+			if _, err := h.Stat(ctx, kubeadm.EncryptionConfigPath); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 			config, err := kubeadm.EncryptionConfig(kubeadm.NewEncryptionKey())
 			if err != nil {
 				return err
@@ -134,9 +137,17 @@ func initStep(o Options) plan.Step {
 	return converge.Func{
 		Name: "controlplane/init",
 		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+			leftover := kubeadmrun.Leftover(ctx, r, kubeadm.InitConfigPath)
 			p, err := look(ctx, r, o)
-			if err != nil || p == complete {
+			there, err2 := leftover()
+			if err := errors.Join(err, err2); err != nil {
 				return nil, err
+			}
+			if p == complete {
+				if there {
+					return []plan.Change{kubeadmrun.LeftoverChange(kubeadm.InitConfigPath)}, nil
+				}
+				return nil, nil
 			}
 			return []plan.Change{{
 				Object: "kubeadm init " + o.Inventory.Version(),
@@ -162,9 +173,9 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 			}
 			return err
 		})
-		if p == complete {
-			return nil
-		}
+	}
+	if p == complete {
+		return removeConfig(ctx, h)
 	}
 	resolv, err := resolver.KubeletPath(ctx, h)
 	if err != nil {
@@ -191,6 +202,15 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 		return fault.New(fault.Failure, fmt.Sprintf("see why with: kocli exec %s -- crictl ps -a, or journalctl -u kubelet; then run the same command again: kubeadm init goes on", h.Name()), err)
 	}
 	return h.Remove(ctx, kubeadm.InitConfigPath) // it holds the token
+}
+
+// removeConfig removes the configuration that an interrupted run left.
+func removeConfig(ctx context.Context, h host.Host) error {
+	there, err := kubeadmrun.Leftover(ctx, h, kubeadm.InitConfigPath)()
+	if err != nil || !there {
+		return err
+	}
+	return h.Remove(ctx, kubeadm.InitConfigPath)
 }
 
 // again are kubeadm's preflight checks that find what an earlier, interrupted

@@ -57,6 +57,9 @@ func Corefile(upstream []string, managed bool, api kube.API) plan.Step {
 			if !ok {
 				return errors.New("kubeadm left no Corefile in kube-system/coredns")
 			}
+			if edit(text) == text {
+				return nil
+			}
 			return c.SetConfigMap(ctx, "kube-system", "coredns", "Corefile", edit(text), false)
 		},
 	}

@@ -95,7 +95,11 @@ func applied(id string, manifest []byte, api kube.API) (plan.Step, error) {
 			if err != nil {
 				return err
 			}
-			return c.Apply(ctx, objs)
+			old, err := c.Outdated(ctx, objs)
+			if err != nil {
+				return err
+			}
+			return c.Apply(ctx, old)
 		},
 	}, nil
 }

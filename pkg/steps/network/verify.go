@@ -113,6 +113,9 @@ func identity(nodes []corev1.Node, inv *inventory.Inventory) string {
 func (v verifier) apply(ctx context.Context, _ host.Host) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
+	if changes, err := v.check(ctx, nil); err == nil && len(changes) == 0 {
+		return nil
+	}
 	c, err := v.api.Dial(ctx)
 	if err != nil {
 		return err
@@ -129,23 +132,35 @@ func (v verifier) apply(ctx context.Context, _ host.Host) error {
 		v.podsReady,
 	} {
 		if err := kube.Poll(ctx, 200*time.Millisecond, func(ctx context.Context) error { return ready(ctx, c) }); err != nil {
-			return fault.New(fault.Failure, "look at what does not start: kocli status, or kubectl get pods -A", err)
+			return advise("look at what does not start: kocli status, or kubectl get pods -A", err)
 		}
 	}
 	// A service's rules reach every node a moment after its pods are ready.
 	deadline, cancel2 := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel2()
 	if err := kube.Poll(deadline, 500*time.Millisecond, func(ctx context.Context) error { return v.ask(ctx, c) }); err != nil {
-		return fault.New(fault.Failure, "check that no firewall between the hosts drops the pod network (flannel vxlan: UDP 8472), then run again", err)
+		return advise("check that no firewall between the hosts drops the pod network (flannel vxlan: UDP 8472), then run again", err)
 	}
 	nodes, err := c.Nodes(ctx)
 	if err != nil {
 		return err
 	}
+	// The proof comes last: a run that is cut off before it cleans up again.
+	if err := c.Delete(ctx, objs[1:]); err != nil { // the namespace stays, for the proof
+		return err
+	}
 	if err := c.SetConfigMap(ctx, Namespace, evidence, "nodes", identity(nodes, v.inv), true); err != nil {
 		return fmt.Errorf("record the proof: %w", err)
 	}
-	return c.Delete(ctx, objs[1:]) // the namespace stays, for the proof
+	return nil
+}
+
+// advise adds a hint, unless the host itself was lost: that has its own.
+func advise(hint string, err error) error {
+	if fault.CodeOf(err) == fault.Unreachable {
+		return err
+	}
+	return fault.New(fault.Failure, hint, err)
 }
 
 // nodesReady returns nil when all nodes are.

@@ -38,10 +38,15 @@ const kubeletConf = "/etc/kubernetes/kubelet.conf"
 // tokenTTL is how long a join may take.
 const tokenTTL = 30 * time.Minute
 
-// Join has the node in the cluster.
+// Join has the node in the cluster: as a worker, or as a further control plane
+// whose certificates are there already.
 func Join(o Options) plan.Step {
+	name := "worker/join"
+	if o.Node.ControlPlane {
+		name = "controlplane/join"
+	}
 	return converge.Func{
-		Name: "worker/join",
+		Name: name,
 		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
 			change := plan.Change{Object: "kubeadm join " + o.Inventory.Version(), To: "node " + o.Node.Name}
 			c, err := o.API.Look(ctx)
@@ -52,9 +57,17 @@ func Join(o Options) plan.Step {
 			if err != nil {
 				return nil, err
 			}
+			leftover := kubeadmrun.Leftover(ctx, r, kubeadm.JoinConfigPath)
 			joined, err := joined(ctx, r, c, o.Node.Name)
-			if err != nil || joined {
+			there, err2 := leftover()
+			if err := errors.Join(err, err2); err != nil {
 				return nil, err
+			}
+			if joined && there {
+				return []plan.Change{kubeadmrun.LeftoverChange(kubeadm.JoinConfigPath)}, nil
+			}
+			if joined {
+				return nil, nil
 			}
 			return []plan.Change{change}, nil
 		},
@@ -89,6 +102,15 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	c, err := o.API.Dial(ctx)
 	if err != nil {
 		return err
+	}
+	if ok, err := joined(ctx, h, c, o.Node.Name); err != nil {
+		return err
+	} else if ok {
+		there, err := kubeadmrun.Leftover(ctx, h, kubeadm.JoinConfigPath)()
+		if err != nil || !there {
+			return err
+		}
+		return h.Remove(ctx, kubeadm.JoinConfigPath)
 	}
 	ca, err := o.CA(ctx)
 	if err != nil {
@@ -132,7 +154,7 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	// used, the rest is written again.
 	err = kubeadmrun.Run(ctx, h, "join", "--config", kubeadm.JoinConfigPath,
 		"--ignore-preflight-errors=FileAvailable--etc-kubernetes-kubelet.conf,FileAvailable--etc-kubernetes-bootstrap-kubelet.conf,"+
-			"FileAvailable--etc-kubernetes-pki-ca.crt,Port-10250")
+			"FileAvailable--etc-kubernetes-pki-ca.crt,DirAvailable--etc-kubernetes-manifests,Port-10250")
 	if err != nil {
 		return fault.New(fault.Failure, fmt.Sprintf("check that %s can reach %s, and that its clock is right; then run the same command again", h.Name(), o.Inventory.Endpoint()), err)
 	}
@@ -188,6 +210,9 @@ func Marks(o Options) plan.Step {
 		ApplyFn: func(ctx context.Context, _ host.Host) error {
 			c, err := o.API.Dial(ctx)
 			if err != nil {
+				return err
+			}
+			if n, err := c.Node(ctx, o.Node.Name); err != nil || n != nil && len(kube.MarkChanges(n, want)) == 0 {
 				return err
 			}
 			return c.SetMarks(ctx, o.Node.Name, want)

@@ -1,0 +1,251 @@
+package kubetest
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/kocli/kocli/pkg/host/hosttest"
+)
+
+// Cluster is an API with the controllers that a test needs, and the kubeadm that
+// makes it.
+type Cluster struct {
+	*API
+	mu sync.Mutex
+	// halt is how many of kubeadm's effects happen before the connection is cut,
+	// as when a host loses its power; 0 means all.
+	halt int
+}
+
+// Corefile is what kubeadm leaves for CoreDNS.
+const Corefile = `.:53 {
+    errors
+    health {
+       lameduck 5s
+    }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+       pods insecure
+    }
+    prometheus :9153
+    forward . /etc/resolv.conf {
+       max_concurrent 1000
+    }
+    cache 30
+    loop
+}
+`
+
+// NewCluster starts an API whose DaemonSets run on every node at once, and
+// whose pods say that the network works.
+func NewCluster(wire *hosttest.Wire) *Cluster {
+	c := &Cluster{API: New(wire)}
+	c.React = c.control
+	c.Pod = func(pod Object, p, _ string) (string, int) {
+		node, _ := pod["spec"].(Object)["nodeName"].(string)
+		if p == "/node" {
+			return node, 200
+		}
+		return fmt.Sprintf(`{"node":%q,"results":[{"what":"resolve kubernetes.default"}]}`, node), 200
+	}
+	return c
+}
+
+// control does what the controllers and kubelets of a cluster do.
+func (c *Cluster) control(resource, namespace, name string, o Object) {
+	if resource == "nodes" && o != nil {
+		for _, ds := range c.List("daemonsets", "") {
+			m := metadata(ds)
+			c.control("daemonsets", m["namespace"].(string), m["name"].(string), ds)
+		}
+		return
+	}
+	if resource != "daemonsets" {
+		return
+	}
+	if o == nil {
+		for _, p := range c.List("pods", namespace) {
+			if m := metadata(p); strings.HasPrefix(m["name"].(string), name+"-") {
+				c.Drop("pods", namespace, m["name"].(string))
+			}
+		}
+		return
+	}
+	nodes := c.List("nodes", "")
+	for i, n := range nodes {
+		node := metadata(n)["name"].(string)
+		podLabels := o["spec"].(Object)["template"].(Object)["metadata"].(Object)["labels"]
+		c.Put("pods", namespace, name+"-"+node, Object{
+			"metadata": Object{"labels": podLabels}, "spec": Object{"nodeName": node},
+			"status": Object{"phase": "Running", "podIP": fmt.Sprintf("10.244.%d.2", i), "conditions": []any{Object{"type": "Ready", "status": "True"}}},
+		})
+	}
+	o = clone(o)
+	count := len(nodes)
+	o["status"] = Object{
+		"observedGeneration": metadata(o)["generation"], "desiredNumberScheduled": count, "currentNumberScheduled": count, "numberMisscheduled": 0,
+		"updatedNumberScheduled": count, "numberAvailable": count, "numberReady": count,
+	}
+	c.Put("daemonsets", namespace, name, o)
+}
+
+// AddNode registers a node that is ready.
+func (c *Cluster) AddNode(name string) {
+	c.Put("nodes", "", name, Object{"status": Object{"conditions": []any{Object{"type": "Ready", "status": "True"}}}})
+	c.control("nodes", "", name, c.Get("nodes", "", name))
+}
+
+// HaltAfter has the next kubeadm end after n of its effects, together with the
+// connection; 0 lets it finish.
+func (c *Cluster) HaltAfter(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.halt = n
+}
+
+// effect is one thing that kubeadm does.
+type effect func()
+
+// Kubeadm makes a control plane on the machine and joins nodes to it, as far as
+// kocli can tell, preflight checks included.
+func (c *Cluster) Kubeadm() hosttest.Program {
+	return func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		i := slices.Index(argv, "/usr/bin/kubeadm")
+		if i < 0 || argv[0] != "flock" {
+			return hosttest.Reply{}, false
+		}
+		args := argv[i+1:]
+		config, ignored := "", []string{}
+		for j, a := range args {
+			if a == "--config" && j+1 < len(args) {
+				config = args[j+1]
+			}
+			if list, ok := strings.CutPrefix(a, "--ignore-preflight-errors="); ok {
+				ignored = strings.Split(list, ",")
+			}
+		}
+		text, ok := m.Read(config)
+		if !ok {
+			return hosttest.Reply{Stderr: "error: unable to read config from " + config, Code: 1}, true
+		}
+		var effects []effect
+		var refusals []string
+		switch args[0] {
+		case "init":
+			effects, refusals = c.initEffects(m), found(m, "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/manifests/etcd.yaml")
+			if _, ok := m.Read("/var/lib/etcd/member/db"); ok {
+				refusals = append(refusals, "DirAvailable--var-lib-etcd")
+			}
+		case "join":
+			if err := c.checkToken(text); err != "" {
+				return hosttest.Reply{Stderr: "error execution phase preflight: " + err, Code: 1}, true
+			}
+			effects, refusals = c.joinEffects(m), found(m, "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/pki/ca.crt")
+		default:
+			return hosttest.Reply{}, false
+		}
+		for _, r := range refusals {
+			if !slices.Contains(ignored, r) {
+				return hosttest.Reply{Stderr: "error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR " + r + "]: already exists\n", Code: 1}, true
+			}
+		}
+		c.mu.Lock()
+		halt := c.halt
+		c.halt = 0
+		c.mu.Unlock()
+		for n, e := range effects {
+			if halt > 0 && n >= halt {
+				m.Cut()
+				break
+			}
+			e()
+		}
+		return hosttest.Reply{}, true
+	}
+}
+
+// found names the preflight checks that fail because files exist.
+func found(m *hosttest.Machine, files ...string) []string {
+	var out []string
+	for _, f := range files {
+		if _, ok := m.Read(f); ok {
+			out = append(out, "FileAvailable-"+strings.ReplaceAll(f, "/", "-"))
+		}
+	}
+	return out
+}
+
+func (c *Cluster) initEffects(m *hosttest.Machine) []effect {
+	file := func(p, text string) effect {
+		return func() {
+			if _, ok := m.Read(p); !ok { // kubeadm uses what is there
+				m.Write(p, 0o600, text)
+			}
+		}
+	}
+	return []effect{
+		file("/etc/kubernetes/pki/ca.crt", "CA"), file("/etc/kubernetes/pki/ca.key", "KEY"),
+		file("/etc/kubernetes/admin.conf", c.Kubeconfig()), file("/etc/kubernetes/kubelet.conf", c.Kubeconfig()),
+		file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"),
+		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
+		func() { c.AddNode(m.Name()) },
+		func() {
+			c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": "x"}})
+		},
+		func() { c.Put("configmaps", "kube-public", "cluster-info", Object{"data": Object{"kubeconfig": "x"}}) },
+		func() { c.AddCoreDNS() },
+		func() { c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": "x"}}) },
+	}
+}
+
+// AddCoreDNS is kubeadm's add-on: a Corefile, kept when there is one, and a
+// Deployment that is ready.
+func (c *Cluster) AddCoreDNS() {
+	if c.Get("configmaps", "kube-system", "coredns") == nil {
+		c.Put("configmaps", "kube-system", "coredns", Object{"data": Object{"Corefile": Corefile}})
+	}
+	c.Put("deployments", "kube-system", "coredns", Object{
+		"spec":   Object{"replicas": 2},
+		"status": Object{"observedGeneration": 9, "updatedReplicas": 2, "availableReplicas": 2, "replicas": 2, "readyReplicas": 2},
+	})
+}
+
+func (c *Cluster) joinEffects(m *hosttest.Machine) []effect {
+	return []effect{
+		func() { m.Write("/etc/kubernetes/pki/ca.crt", 0o644, "CA") },
+		func() { m.Write("/var/lib/kubelet/config.yaml", 0o644, "x") },
+		func() { m.Write("/etc/kubernetes/kubelet.conf", 0o600, "x") },
+		func() { c.AddNode(m.Name()) },
+	}
+}
+
+// checkToken complains when a join configuration holds no token that the cluster
+// knows.
+func (c *Cluster) checkToken(config string) string {
+	for _, doc := range strings.Split(config, "\n---\n") {
+		var o Object
+		if yaml.Unmarshal([]byte(doc), &o) != nil {
+			return "the configuration is not YAML"
+		}
+		d, _ := o["discovery"].(Object)
+		if d == nil {
+			continue
+		}
+		token, _ := d["tlsBootstrapToken"].(string)
+		if b, ok := d["bootstrapToken"].(Object); ok && token == "" {
+			token, _ = b["token"].(string)
+		}
+		id, _, _ := strings.Cut(token, ".")
+		if c.Get("secrets", "kube-system", path.Base("bootstrap-token-"+id)) != nil {
+			return ""
+		}
+		return "the token " + id + " is not known to the cluster"
+	}
+	return "no token in the configuration"
+}
