@@ -31,7 +31,6 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, validateSSH(&c.Spec.SSH, spec.Child("ssh"))...)
 	all = append(all, validateContainerd(&c.Spec.Runtime.Containerd, spec.Child("runtime", "containerd"))...)
 	all = append(all, validateHosts(&c.Spec, spec.Child("hosts"))...)
-	all = append(all, validateOS(&c.Spec.OS, spec.Child("os"))...)
 	all = append(all, noBlanks(c.Spec.Preflight.Ignore, spec.Child("preflight", "ignore"))...)
 	all = append(all, validateReserved(&c.Spec, spec)...)
 	if len(all) == 0 {
@@ -118,16 +117,6 @@ func validateAudit(a *v1alpha1.Audit, p *field.Path) field.ErrorList {
 	all := notNegative(p, map[string]int{"maxAge": a.MaxAge, "maxBackups": a.MaxBackups, "maxSize": a.MaxSize})
 	if a.Policy != nil && !a.Enabled {
 		all = append(all, field.Invalid(p.Child("enabled"), false, "must be true for the policy to have an effect"))
-	}
-	return all
-}
-
-func validateOS(o *v1alpha1.OS, p *field.Path) field.ErrorList {
-	var all field.ErrorList
-	for i, s := range o.TimeServers {
-		if !isHost(s) {
-			all = append(all, field.Invalid(p.Child("timeServers").Index(i), s, "must be an IP address or a DNS name"))
-		}
 	}
 	return all
 }

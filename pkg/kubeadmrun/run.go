@@ -82,3 +82,18 @@ func kubeadmError(text string) string {
 	}
 	return strings.Join(out, "; ")
 }
+
+// LeftByControlPlane are kubeadm's preflight checks that find what an earlier,
+// interrupted init or join of a control plane left. kubeadm goes over all of it
+// without harm: certificates and kubeconfigs that exist are used, manifests are
+// written again.
+func LeftByControlPlane() []string {
+	out := []string{"DirAvailable--var-lib-etcd"}
+	for _, f := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"} {
+		out = append(out, "FileAvailable--etc-kubernetes-manifests-"+f+".yaml")
+	}
+	for _, p := range []string{"6443", "10259", "10257", "10250", "2379", "2380"} {
+		out = append(out, "Port-"+p)
+	}
+	return out
+}

@@ -133,7 +133,7 @@ func clockSkew(in Input) []Finding {
 		median = 0
 	}
 	for _, c := range clocks {
-		if f, ok := skew(c.clock.Skew-median, c.clock.Error, "the clock is %s", "set the clock: timedatectl set-ntp true, or name servers in spec.os.timeServers"); ok {
+		if f, ok := skew(c.clock.Skew-median, c.clock.Error, "the clock is %s", "set the clock, and let a time service keep it: timedatectl set-ntp true"); ok {
 			f.Node = c.node
 			all = append(all, f)
 		}

@@ -71,7 +71,7 @@ func (c *Cluster) API() kube.API {
 func (c *Cluster) CreatePhases() []plan.Phase {
 	inv := c.Inventory
 	all, seed := inventory.Names(inv.Nodes), []string{inv.Seed().Name}
-	workers := inventory.Names(inv.Workers())
+	planes, workers := inventory.Names(inv.ControlPlanes())[1:], inventory.Names(inv.Workers())
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
@@ -96,10 +96,15 @@ func (c *Cluster) CreatePhases() []plan.Phase {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
+		// One after another: etcd takes one new member at a time.
+		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"images", "kubernetes"}, Nodes: planes, Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, inv.Seed().Name) }
+			return []plan.Step{controlplane.Shared(from), worker.Join(c.workerOptions(n))}, nil
+		})},
 		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{worker.Join(c.workerOptions(n))}, nil
 		})},
-		{Name: "nodes", Needs: []string{"workers", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
+		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
 			var out []plan.Step
 			for _, n := range inv.Nodes {
 				out = append(out, worker.Marks(c.workerOptions(n)))

@@ -72,7 +72,14 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 // prepare looks at the hosts and refuses what cannot work, before anything is
 // changed.
 func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
+	damaged := make(chan error, 1)
+	go func() { // every byte, while the hosts are asked
+		damaged <- s.bundle.Verify(ctx, nil)
+	}()
 	facts, err := s.Facts(ctx)
+	if bad := <-damaged; bad != nil {
+		return nil, bad
+	}
 	if err != nil {
 		return nil, err
 	}

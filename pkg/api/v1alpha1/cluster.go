@@ -117,7 +117,4 @@ type OS struct {
 	// Install operating system packages that Kubernetes needs and the host
 	// lacks (conntrack, socat ...) from the bundle. Default: true.
 	InstallPackages *bool `json:"installPackages,omitempty"`
-	// NTP servers that the hosts should follow. When absent, the time service
-	// of the hosts is left as it is; only the difference of the clocks is checked.
-	TimeServers []string `json:"timeServers,omitempty"`
 }

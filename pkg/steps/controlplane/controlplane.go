@@ -196,7 +196,7 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 	}
 	argv := []string{"init", "--config", kubeadm.InitConfigPath, "--skip-token-print"}
 	if p != fresh {
-		argv = append(argv, "--ignore-preflight-errors="+strings.Join(again(), ","))
+		argv = append(argv, "--ignore-preflight-errors="+strings.Join(kubeadmrun.LeftByControlPlane(), ","))
 	}
 	if err := kubeadmrun.Run(ctx, h, argv...); err != nil {
 		return fault.New(fault.Failure, fmt.Sprintf("see why with: kocli exec %s -- crictl ps -a, or journalctl -u kubelet; then run the same command again: kubeadm init goes on", h.Name()), err)
@@ -211,18 +211,4 @@ func removeConfig(ctx context.Context, h host.Host) error {
 		return err
 	}
 	return h.Remove(ctx, kubeadm.InitConfigPath)
-}
-
-// again are kubeadm's preflight checks that find what an earlier, interrupted
-// init left. Init goes over all of it without harm: certificates and
-// kubeconfigs that exist are used, manifests are written again.
-func again() []string {
-	out := []string{"DirAvailable--var-lib-etcd"}
-	for _, f := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"} {
-		out = append(out, "FileAvailable--etc-kubernetes-manifests-"+f+".yaml")
-	}
-	for _, p := range []string{"6443", "10259", "10257", "10250", "2379", "2380"} {
-		out = append(out, "Port-"+p)
-	}
-	return out
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,7 +59,7 @@ func Join(o Options) plan.Step {
 				return nil, err
 			}
 			leftover := kubeadmrun.Leftover(ctx, r, kubeadm.JoinConfigPath)
-			joined, err := joined(ctx, r, c, o.Node.Name)
+			joined, err := joined(ctx, r, c, o.Node)
 			there, err2 := leftover()
 			if err := errors.Join(err, err2); err != nil {
 				return nil, err
@@ -75,16 +76,29 @@ func Join(o Options) plan.Step {
 	}
 }
 
+// again are kubeadm's preflight checks that find what an interrupted join left.
+func again(n inventory.Node) []string {
+	out := []string{
+		"FileAvailable--etc-kubernetes-kubelet.conf", "FileAvailable--etc-kubernetes-bootstrap-kubelet.conf",
+		"FileAvailable--etc-kubernetes-pki-ca.crt", "DirAvailable--etc-kubernetes-manifests", "Port-10250",
+	}
+	if n.ControlPlane {
+		out = append(out, kubeadmrun.LeftByControlPlane()...)
+	}
+	return out
+}
+
 // joined reports whether both sides agree: the cluster has the node, and the
-// host has credentials.
-func joined(ctx context.Context, r host.Reader, c *kube.Client, name string) (bool, error) {
+// host has credentials. The label of a control plane is the last thing that its
+// join sets.
+func joined(ctx context.Context, r host.Reader, c *kube.Client, node inventory.Node) (bool, error) {
 	type answer struct {
 		n   *corev1.Node
 		err error
 	}
 	ch := make(chan answer, 1)
 	go func() {
-		n, err := c.Node(ctx, name)
+		n, err := c.Node(ctx, node.Name)
 		ch <- answer{n, err}
 	}()
 	_, err := r.Stat(ctx, kubeletConf)
@@ -95,7 +109,11 @@ func joined(ctx context.Context, r host.Reader, c *kube.Client, name string) (bo
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return a.n != nil, err
+	if a.n == nil || err != nil {
+		return false, err
+	}
+	_, marked := a.n.Labels["node-role.kubernetes.io/control-plane"]
+	return marked || !node.ControlPlane, nil
 }
 
 func join(ctx context.Context, h host.Host, o Options) error {
@@ -152,9 +170,7 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	}
 	// What an interrupted join left is gone over: credentials that exist are
 	// used, the rest is written again.
-	err = kubeadmrun.Run(ctx, h, "join", "--config", kubeadm.JoinConfigPath,
-		"--ignore-preflight-errors=FileAvailable--etc-kubernetes-kubelet.conf,FileAvailable--etc-kubernetes-bootstrap-kubelet.conf,"+
-			"FileAvailable--etc-kubernetes-pki-ca.crt,DirAvailable--etc-kubernetes-manifests,Port-10250")
+	err = kubeadmrun.Run(ctx, h, "join", "--config", kubeadm.JoinConfigPath, "--ignore-preflight-errors="+strings.Join(again(o.Node), ","))
 	if err != nil {
 		return fault.New(fault.Failure, fmt.Sprintf("check that %s can reach %s, and that its clock is right; then run the same command again", h.Name(), o.Inventory.Endpoint()), err)
 	}
