@@ -121,7 +121,7 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if err != nil {
 		return err
 	}
-	if ok, err := joined(ctx, h, c, o.Node.Name); err != nil {
+	if ok, err := joined(ctx, h, c, o.Node); err != nil {
 		return err
 	} else if ok {
 		there, err := kubeadmrun.Leftover(ctx, h, kubeadm.JoinConfigPath)()
