@@ -155,15 +155,16 @@ func interrupted(ctx context.Context, newWorld func() World, n int, late bool, e
 		return errors.New("the step made fewer writes this time")
 	}
 	w.Host.CutBefore(0)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("it waits for a host that is gone: %w", err)
-	case err == nil && !late:
-		return errors.New("no error surfaces")
 	}
+	surfaced := err != nil || late
 	changes, err := w.check(ctx)
 	if err != nil {
 		return fmt.Errorf("check of the mended host: %w", err)
+	}
+	if !surfaced && (len(changes) > 0 || w.state(ctx) != end) { // what was lost mattered
+		return errors.New("no error surfaces")
 	}
 	if len(changes) == 0 {
 		if diff := difference(end, w.state(ctx)); diff != "" {
