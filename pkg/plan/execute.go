@@ -127,6 +127,9 @@ func (e *execution) fail(err error) {
 func (e *execution) dependencies(ph Phase, node string) []chan struct{} {
 	var out []chan struct{}
 	for _, other := range e.plan.phases {
+		if slices.Contains(ph.Needs, other.Name) && len(other.Nodes) == 0 {
+			out = append(out, e.dependencies(other, node)...) // nobody waits for them in its place
+		}
 		for _, n := range other.Nodes {
 			if slices.Contains(ph.Needs, other.Name) || slices.Contains(ph.Follows, other.Name) && n == node {
 				out = append(out, e.done[task{other.Name, n}])
