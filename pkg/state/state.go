@@ -101,12 +101,12 @@ func (d *Dir) Lock(_ context.Context, me Holder) (release func() error, err erro
 
 func (d *Dir) locked() error {
 	var h Holder
-	who := "another process"
+	who, hint := "another process", "wait for it to end, or look for it: ps -fC kocli"
 	if data, err := os.ReadFile(d.lock() + ".holder"); err == nil && json.Unmarshal(data, &h) == nil {
 		who = fmt.Sprintf("%q of %s@%s (pid %d), since %s", h.Command, h.User, h.Host, h.PID, h.Since.Local().Format(time.DateTime))
+		hint = fmt.Sprintf("wait for it to end, or look at it: ps -fp %d", h.PID)
 	}
-	return fault.New(fault.Locked, fmt.Sprintf("wait for it to end, or look at it: ps -fp %d", h.PID),
-		fmt.Errorf("cluster %s is being worked on by %s", d.cluster, who))
+	return fault.New(fault.Locked, hint, fmt.Errorf("cluster %s is being worked on by %s", d.cluster, who))
 }
 
 // Load returns the record. fs.ErrNotExist before the first run.
