@@ -65,6 +65,11 @@ func Read(ctx context.Context, r host.Reader) (Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read ledger: %w", err)
 	}
+	return parse(data), nil
+}
+
+// parse passes over what is not an entry.
+func parse(data []byte) Book {
 	var out Book
 	for _, l := range bytes.Split(data, []byte("\n")) {
 		var e Entry
@@ -72,7 +77,7 @@ func Read(ctx context.Context, r host.Reader) (Book, error) {
 			out = append(out, e)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Has reports whether there is an entry of one of the kinds for name.
@@ -179,16 +184,20 @@ func Append(ctx context.Context, h host.Host, entries ...Entry) error {
 	return nil
 }
 
-const appendScript = `set -e; umask 077; mkdir -p -- "${1%/*}"; cat >>"$1"; sync -d -- "$1" 2>/dev/null || :`
+// torn ends a last line that was cut off, so that it does not swallow the next.
+const torn = `torn() { [ ! -s "$1" ] || [ -z "$(tail -c 1 -- "$1")" ] || echo >>"$1"; }
+`
+
+const appendScript = torn + `set -e; umask 077; mkdir -p -- "${1%/*}"; torn "$1"; cat >>"$1"; sync -d -- "$1" 2>/dev/null || :`
 
 // preserveScript keeps what stands at $1 under $2 unless that is there already,
 // and writes line $4 (nothing was there) or $5 (kept) to the ledger $3.
-const preserveScript = `set -e; umask 077; mkdir -p -- "${2%/*}" "${3%/*}"
+const preserveScript = torn + `set -e; umask 077; mkdir -p -- "${2%/*}" "${3%/*}"
 if [ -e "$1" ] || [ -L "$1" ]; then
   if [ ! -e "$2" ] && [ ! -L "$2" ]; then rm -rf -- "$2.new"; cp -a -- "$1" "$2.new"; mv -T -- "$2.new" "$2"; fi
   line=$5
 else line=$4; fi
-printf '%s\n' "$line" >>"$3"; sync -d -- "$3" 2>/dev/null || :`
+torn "$3"; printf '%s\n' "$line" >>"$3"; sync -d -- "$3" 2>/dev/null || :`
 
 // Host is a host that keeps the ledger of every file it writes or removes.
 type Host struct {
