@@ -11,7 +11,7 @@ DATE    ?= $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --fo
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BIN     ?= bin/kocli
 
-.PHONY: build check fmt vet lint vuln unit demo demo-down test test-long bench release-check clean help
+.PHONY: build check fmt vet lint vuln unit demo demo-down test test-long bench readme release-check clean help
 
 build: ## bin/kocli, static
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/kocli
@@ -35,7 +35,7 @@ vuln: ## known vulnerabilities in what is called
 	else cat "$$out"; exit 1; fi
 
 unit: ## unit tests, with the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m -json ./... | go run ./scripts/mustrun scripts/must-run-tests.txt
 
 demo: ## three lab hosts, a bundle, kocli create, and what runs then
 	scripts/demo.sh
@@ -51,6 +51,9 @@ test-long: check ## the journeys that take long as well
 
 bench: ## measures create against a hand-written script
 	scripts/bench/run.sh
+
+readme: ## fills the READMEs from the last demo, journeys and benchmark
+	go run ./scripts/readme "$${KOCLI_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/kocli}" .
 
 release-check: ## is .goreleaser.yaml valid
 	"$$(scripts/tools/build.sh goreleaser)" check

@@ -273,3 +273,37 @@ func Test08_fromOneOfTheHosts(t *testing.T) {
 		}
 	}
 }
+
+func Test09_threeControlPlanesBehindAnExternalEndpoint(t *testing.T) {
+	// The endpoint stands for a load balancer: here it leads to host1 alone.
+	data, err := os.ReadFile(yaml(t, "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := sh(t, "host1", "hostname -i")
+	ha := strings.ReplaceAll(string(data), "roles: [worker]", "roles: [control-plane, worker]")
+	ha = strings.Replace(ha, "\n  preflight:", "\n  controlPlane: {endpoint: {mode: external, address: "+address+"}}\n  preflight:", 1)
+	if err := os.WriteFile(yaml(t, "ha"), []byte(ha), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A join of a control plane that is killed goes on, like all else.
+	signalAt(t, "ha", syscall.SIGKILL, func(e event) bool { return e.Kind == "step-started" && e.Step == "controlplane/join" }, "create")
+	r := want(t, 0, "ha", "create")
+	figure(t, "create.three-control-planes.resume.seconds", r.took.Seconds())
+	healthy(t, time.Minute)
+	if got := kubectl(t, "get nodes --no-headers -l node-role.kubernetes.io/control-plane | wc -l"); got != "3" {
+		t.Errorf("%s control planes", got)
+	}
+	if got := kubectl(t, "-n kube-system get pods --no-headers -l component=etcd | grep -c 1/1"); got != "3" {
+		t.Errorf("%s etcd members", got)
+	}
+	if e := lastLine(t, want(t, 0, "ha", "create", "-o", "json").out); e.Changed != 0 {
+		t.Errorf("not converged: %d changes", e.Changed)
+	}
+	want(t, 0, "ha", "reset", "--yes")
+	for h, was := range before {
+		if now := sh(t, h, inventory); now != was {
+			t.Errorf("%s is not what it was:\n%s", h, difference(was, now))
+		}
+	}
+}

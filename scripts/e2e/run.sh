@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The journeys: kocli on real hosts, with real sshd, systemd, containerd and
-# kubeadm. KOCLI_E2E_KEEP=1 leaves the lab up; -run REGEX narrows the journeys.
+# kubeadm. KOCLI_E2E_KEEP=1 leaves the lab up; -run REGEX
+# narrows the journeys (with KOCLI_MUST_RUN=/dev/null).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/../common.sh"
@@ -32,4 +33,5 @@ say "journeys"
 export KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
 export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
 cd "$repo"
-go test -tags e2e -count=1 -v -failfast -timeout 60m ./scripts/e2e "$@" || { failed; exit 1; }
+go test -tags e2e -count=1 -v -failfast -timeout 60m -json ./scripts/e2e "$@" | tee "$cache/e2e.json" |
+	go run ./scripts/mustrun "${KOCLI_MUST_RUN:-scripts/must-run-tests.txt}" -v || { failed; exit 1; }

@@ -1,0 +1,120 @@
+// Command readme fills the parts of the READMEs between "<!-- NAME:begin -->" and
+// "<!-- NAME:end -->" from real runs: features from the journeys that passed,
+// figures from the benchmark, the demo from its output.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+func main() {
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: readme CACHE-DIR REPO-DIR")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(cache, repo string) error {
+	passed, err := passedTests(filepath.Join(cache, "e2e.json"))
+	if err != nil {
+		return err
+	}
+	features, err := os.ReadFile(filepath.Join(repo, "scripts", "features.txt"))
+	if err != nil {
+		return err
+	}
+	figures, err := figureTable(filepath.Join(cache, "bench.json"))
+	if err != nil {
+		return err
+	}
+	demo, err := os.ReadFile(filepath.Join(cache, "demo.txt"))
+	if err != nil {
+		return err
+	}
+	for column, name := range []string{"README.md", "README.zh-CN.md"} {
+		path := filepath.Join(repo, name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		text = fill(text, "features", featureTable(string(features), column, passed))
+		text = fill(text, "figures", figures)
+		text = fill(text, "demo", "```text\n"+strings.TrimSpace(string(demo))+"\n```\n")
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// passedTests reads `go test -json`.
+func passedTests(path string) (map[string]bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	out := map[string]bool{}
+	s := bufio.NewScanner(f)
+	s.Buffer(nil, 16<<20)
+	for s.Scan() {
+		var e struct{ Action, Test string }
+		if json.Unmarshal(s.Bytes(), &e) == nil && e.Action == "pass" {
+			out[e.Test] = true
+		}
+	}
+	return out, s.Err()
+}
+
+func featureTable(features string, column int, passed map[string]bool) string {
+	head := []string{"| what | journey in scripts/e2e |\n|---|---|\n", "| 功能 | scripts/e2e 里的流程 |\n|---|---|\n"}[column]
+	var out strings.Builder
+	out.WriteString(head)
+	for _, l := range strings.Split(features, "\n") {
+		f := strings.Split(l, "|")
+		if len(f) == 3 && !strings.HasPrefix(l, "#") && passed[f[2]] {
+			fmt.Fprintf(&out, "| %s | %s |\n", f[column], f[2])
+		}
+	}
+	return out.String()
+}
+
+func figureTable(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	var list []struct {
+		Name, Unit, Bar string
+		Value           float64
+	}
+	if err := json.Unmarshal(data, &list); err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	out.WriteString("| figure | value | unit | bar |\n|---|---|---|---|\n")
+	for _, f := range list {
+		fmt.Fprintf(&out, "| %s | %.4g | %s | %s |\n", f.Name, f.Value, f.Unit, f.Bar)
+	}
+	return out.String(), nil
+}
+
+// fill replaces what stands between a pair of markers.
+func fill(text []byte, name, content string) []byte {
+	begin, end := "<!-- "+name+":begin -->", "<!-- "+name+":end -->"
+	re := regexp.MustCompile("(?s)" + regexp.QuoteMeta(begin) + ".*?" + regexp.QuoteMeta(end))
+	return re.ReplaceAllFunc(text, func([]byte) []byte {
+		return bytes.Join([][]byte{[]byte(begin), []byte(strings.TrimSpace(content)), []byte(end)}, []byte("\n"))
+	})
+}
