@@ -21,10 +21,15 @@ up() {
 	cp "$KOCLI_LAB_KNOWN_HOSTS" "$home/known_hosts"
 	cluster_yaml demo root >"$yaml"
 	say "kocli create -f $yaml --bundle $cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar"
-	"$kocli" create -f "$yaml" --home "$home" --bundle "$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar" 2>&1 | tee "$cache/demo.create"
+	local create=("$kocli" create -f "$yaml" --home "$home" --bundle "$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar")
+	if [ -t 2 ]; then # with the bar; nothing is kept for the READMEs
+		"${create[@]}"
+	else
+		"${create[@]}" 2>&1 | tee "$cache/demo.create"
+	fi
 	say "kubectl get nodes,pods -A"
 	"$lab" exec demo host1 -- kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes,pods -A | tee "$cache/demo.kubectl"
-	{ echo '$ kocli create -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar'; grep -v '^note' "$cache/demo.create"; echo; echo '$ kubectl get nodes,pods -A'; cat "$cache/demo.kubectl"; } |
+	[ -t 2 ] || { echo '$ kocli create -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar'; grep -v '^note' "$cache/demo.create"; echo; echo '$ kubectl get nodes,pods -A'; cat "$cache/demo.kubectl"; } |
 		sed "s#$home#~/.kocli#" >"$cache/demo.txt" # for the READMEs
 	say "done in $((SECONDS - start)) s. Look around: bin/kocli status -f $yaml --home $home; make demo-down removes it"
 }
