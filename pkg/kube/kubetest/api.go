@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -40,6 +41,8 @@ type API struct {
 	// React is called after every write, with the object as stored; nil when it
 	// was deleted. It may write with Put.
 	React func(resource, namespace, name string, o Object)
+	// BeforeWrite is called when a write has arrived and nothing is done yet.
+	BeforeWrite func()
 
 	wire   *hosttest.Wire
 	server *httptest.Server
@@ -418,6 +421,9 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, q request) {
 	if q.name == "" {
 		q.name, _ = metadata(body)["name"].(string)
 	}
+	if a.BeforeWrite != nil {
+		a.BeforeWrite()
+	}
 	at := key{q.kind.resource, q.namespace, q.name}
 	a.mu.Lock()
 	old := a.objects[at]
@@ -443,6 +449,7 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, q request) {
 	switch r.Method {
 	case http.MethodDelete:
 		delete(a.objects, at)
+		maps.DeleteFunc(a.objects, func(k key, _ Object) bool { return at.resource == "namespaces" && k.namespace == at.name })
 	case http.MethodPatch:
 		next := Object{}
 		if old != nil {
