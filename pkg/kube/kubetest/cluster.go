@@ -101,6 +101,14 @@ func (c *Cluster) AddNode(name string) {
 	c.control("nodes", "", name, c.Get("nodes", "", name))
 }
 
+// AddControlPlane registers a node that is ready, marked as kubeadm marks it.
+func (c *Cluster) AddControlPlane(name string) {
+	c.AddNode(name)
+	o := c.Get("nodes", "", name)
+	metadata(o)["labels"] = Object{"node-role.kubernetes.io/control-plane": ""}
+	c.Put("nodes", "", name, o)
+}
+
 // HaltAfter has the next kubeadm end after n of its effects, together with the
 // connection; 0 lets it finish.
 func (c *Cluster) HaltAfter(n int) {
@@ -108,6 +116,8 @@ func (c *Cluster) HaltAfter(n int) {
 	defer c.mu.Unlock()
 	c.halt = n
 }
+
+const kubeconfigPath = "/etc/kubernetes/admin.conf"
 
 // effect is one thing that kubeadm does.
 type effect func()
@@ -194,7 +204,7 @@ func (c *Cluster) initEffects(m *hosttest.Machine) []effect {
 		file("/etc/kubernetes/admin.conf", c.Kubeconfig()), file("/etc/kubernetes/kubelet.conf", c.Kubeconfig()),
 		file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"),
 		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
-		func() { c.AddNode(m.Name()) },
+		func() { c.AddControlPlane(m.Name()) },
 		func() {
 			c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": "x"}})
 		},
@@ -217,11 +227,25 @@ func (c *Cluster) AddCoreDNS() {
 }
 
 func (c *Cluster) joinEffects(m *hosttest.Machine) []effect {
+	register := func() { c.AddNode(m.Name()) }
+	if _, ok := m.Read("/etc/kubernetes/pki/ca.key"); ok { // only a control plane is given one
+		return []effect{
+			func() { m.Write(kubeconfigPath, 0o600, c.Kubeconfig()) },
+			func() { m.Write("/etc/kubernetes/manifests/kube-apiserver.yaml", 0o600, "apiserver") },
+			func() { m.Write("/etc/kubernetes/kubelet.conf", 0o600, "x") },
+			register,
+			func() {
+				m.Write("/etc/kubernetes/manifests/etcd.yaml", 0o600, "etcd")
+				m.Write("/var/lib/etcd/member/db", 0o600, "db")
+			},
+			func() { c.AddControlPlane(m.Name()) },
+		}
+	}
 	return []effect{
 		func() { m.Write("/etc/kubernetes/pki/ca.crt", 0o644, "CA") },
 		func() { m.Write("/var/lib/kubelet/config.yaml", 0o644, "x") },
 		func() { m.Write("/etc/kubernetes/kubelet.conf", 0o600, "x") },
-		func() { c.AddNode(m.Name()) },
+		register,
 	}
 }
 

@@ -86,6 +86,23 @@ func TestSteps_converge(t *testing.T) {
 	}
 }
 
+func TestShared_converges(t *testing.T) {
+	seed := hosttest.New("cp-1")
+	for _, f := range []string{"ca.crt", "ca.key", "sa.key", "sa.pub", "front-proxy-ca.crt", "front-proxy-ca.key", "etcd/ca.crt", "etcd/ca.key"} {
+		seed.Write("/etc/kubernetes/pki/"+f, 0o600, "content of "+f)
+	}
+	step := controlplane.Shared(func(context.Context) (host.Reader, error) { return seed, nil })
+	plantest.Converges(t, func() plantest.World {
+		m := hosttest.New("cp-2")
+		m.Write("/etc/kubernetes/pki/sa.pub", 0o600, "of another cluster")
+		return plantest.World{Step: step, Host: m}
+	})
+	none := controlplane.Shared(func(context.Context) (host.Reader, error) { return hosttest.New("cp-1"), nil })
+	if changes, err := none.Check(t.Context(), hosttest.New("cp-2")); err != nil || len(changes) != 1 || changes[0].After != "controlplane/init" {
+		t.Errorf("before init: %v, %v", changes, err)
+	}
+}
+
 // kubeadm init is made of many effects; a host may lose its power between any
 // two of them.
 func TestInit_goesOnAfterAnyEffect(t *testing.T) {
