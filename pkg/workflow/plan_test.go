@@ -1,0 +1,264 @@
+package workflow_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/archivetest"
+	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kube/kubetest"
+	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/payload"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/probe"
+	"github.com/kocli/kocli/pkg/workflow"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// lab is a cluster's hosts in memory, and what runs on them.
+type lab struct {
+	inv     *inventory.Inventory
+	cluster *workflow.Cluster
+	api     *kubetest.Cluster
+	hosts   map[string]*hosttest.Machine
+
+	mu    sync.Mutex
+	dials int
+}
+
+// newLab makes fresh hosts for an example.
+func newLab(t *testing.T, example string) *lab {
+	t.Helper()
+	c, err := config.Load(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := inventory.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := archive.Open(archivetest.Write(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	l := &lab{inv: inv, hosts: map[string]*hosttest.Machine{}, api: kubetest.NewCluster(&hosttest.Wire{})}
+	t.Cleanup(l.api.Close)
+	facts := map[string]probe.Facts{}
+	for _, n := range inv.Nodes {
+		m := hosttest.OS(hosttest.New(n.Name))
+		m.Install(hosttest.Ctr(), l.api.Kubeadm())
+		m.OnDial(l.api.Dial)
+		l.hosts[n.Name] = m
+		facts[n.Name] = probe.Facts{Node: n.Name, Arch: archivetest.Arch, OS: probe.OS{ID: "debian", Version: "12"}}
+	}
+	l.cluster = &workflow.Cluster{
+		Inventory: inv, Facts: facts, Dialer: l, Access: kube.NewAccess(), Clock: workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
+		Payload: func(n inventory.Node) payload.Payload {
+			return payload.For(b, payload.Target{
+				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name), Distribution: "debian", Release: "12",
+			})
+		},
+	}
+	return l
+}
+
+// Look returns a reader as a run has it.
+func (l *lab) Look(_ context.Context, node string) (host.Reader, error) {
+	return host.NewBatch(node, l.hosts[node], 200*time.Microsecond), nil
+}
+
+// Dial returns a host as a run has it.
+func (l *lab) Dial(_ context.Context, node string) (host.Host, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dials++
+	return ledger.Wrap(l.hosts[node]), nil
+}
+
+func (l *lab) compile(t *testing.T, o plan.Options) *plan.Plan {
+	t.Helper()
+	p, err := plan.Compile(l.cluster.CreatePhases(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (l *lab) create(t *testing.T, o plan.Options) {
+	t.Helper()
+	if _, err := l.compile(t, o).Execute(t.Context(), l, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writes counts what was written to all hosts.
+func (l *lab) writes() int {
+	n := 0
+	for _, m := range l.hosts {
+		n += m.Writes()
+	}
+	return n
+}
+
+// preview shows a plan as text, and fails the test when looking wrote anything.
+func (l *lab) preview(t *testing.T) string {
+	t.Helper()
+	writes, dials := l.writes(), l.dials
+	changes, err := l.compile(t, plan.Options{}).Preview(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.writes() != writes || l.dials != dials {
+		t.Errorf("a plan wrote %d times and dialled %d times", l.writes()-writes, l.dials-dials)
+	}
+	var b strings.Builder
+	last := ""
+	for _, c := range changes {
+		if where := c.Phase + " on " + c.Node; where != last {
+			last = where
+			fmt.Fprintf(&b, "%s\n", where)
+		}
+		fmt.Fprintf(&b, "  %-24s %s", c.Step, c)
+		if c.Bytes > 0 {
+			fmt.Fprintf(&b, " [%d bytes]", c.Bytes)
+		}
+		if c.Disruptive {
+			b.WriteString(" [disruptive]")
+		}
+		b.WriteByte('\n')
+	}
+	if b.Len() == 0 {
+		return "nothing to do\n"
+	}
+	return b.String()
+}
+
+// golden compares with a file, or writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", "plans", name+".golden")
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v (write it with: go test ./pkg/workflow -run %s -update)", err, t.Name())
+	}
+	if string(want) != got {
+		t.Errorf("%s differs (accept with -update):\n%s", file, lineDiff(string(want), got))
+	}
+}
+
+func lineDiff(want, got string) string {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	var out []string
+	for i := range max(len(w), len(g)) {
+		a, b := "", ""
+		if i < len(w) {
+			a = w[i]
+		}
+		if i < len(g) {
+			b = g[i]
+		}
+		if a != b {
+			out = append(out, "- "+a, "+ "+b)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+func TestPlan_ofEveryExampleIsGolden(t *testing.T) {
+	examples, err := filepath.Glob("../../examples/cluster-*.yaml")
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, example := range examples {
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(example), "cluster-"), ".yaml")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, example)
+			golden(t, name+"-empty", l.preview(t))
+			// Half-installed: a control plane without a network, and damage on the
+			// last host.
+			l.create(t, plan.Options{Only: []string{"os", "runtime", "kubernetes", "images", "control-plane"}})
+			last := l.hosts[l.inv.Nodes[len(l.inv.Nodes)-1].Name]
+			last.Delete("/usr/local/sbin/runc")
+			last.Write("/etc/containerd/config.toml", 0o644, "# by hand\n")
+			last.Write("/usr/bin/kubelet", 0o700, "")
+			last.Delete(hosttest.ImagesDir)
+			last.Write("/proc/sys/net/ipv4/ip_forward", 0o644, "0\n")
+			golden(t, name+"-half", l.preview(t))
+			l.create(t, plan.Options{})
+			got := l.preview(t)
+			golden(t, name+"-healthy", got)
+			if got != "nothing to do\n" {
+				t.Errorf("the plan of a healthy cluster is not empty:\n%s", got)
+			}
+			before := l.writes()
+			l.create(t, plan.Options{})
+			if l.writes() != before {
+				t.Errorf("create on a healthy cluster wrote %d times", l.writes()-before)
+			}
+		})
+	}
+}
+
+// The canary stands for every secret: tokens, keys, certificates.
+func TestCreate_noSecretInEventsOrPlans(t *testing.T) {
+	l := newLab(t, "../../examples/cluster-three-hosts.yaml")
+	var said strings.Builder
+	said.WriteString(l.preview(t))
+	_, err := l.compile(t, plan.Options{}).Execute(t.Context(), l, func(e plan.Event) { fmt.Fprintf(&said, "%+v\n", e) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	said.WriteString(l.preview(t))
+	keys := 0
+	for name, m := range l.hosts {
+		for _, line := range m.Log() {
+			said.WriteString(line + "\n")
+		}
+		for _, f := range m.Files() {
+			text, _ := m.Read(f)
+			if strings.Contains(f, "kubeadm-init") || strings.Contains(f, "kubeadm-join") {
+				t.Errorf("%s was left on %s", f, name)
+			}
+			// What is secret on a host: the key that encrypts Secrets.
+			if f != kubeadm.EncryptionConfigPath {
+				continue
+			}
+			for _, field := range strings.Fields(text) {
+				if len(field) < 40 {
+					continue
+				}
+				if keys++; strings.Contains(said.String(), field) {
+					t.Error("the encryption key was said")
+				}
+			}
+		}
+	}
+	if !strings.Contains(said.String(), "controlplane/init") || keys == 0 {
+		t.Errorf("nothing was said at all, or there are no secrets: %d keys", keys)
+	}
+}
