@@ -35,6 +35,12 @@ func Kernel() Program {
 			m.Write("/proc/sys/kernel/hostname", 0o644, argv[1]+"\n")
 		case slices.Equal(argv, []string{"swapoff", "-a"}):
 			m.Write("/proc/swaps", 0o444, swapsHeader)
+		case argv[0] == "swapon" && len(argv) == 2:
+			table, _ := m.Read("/proc/swaps")
+			if strings.Contains(table, "\n"+argv[1]+" ") {
+				return Reply{Stderr: "swapon: " + argv[1] + ": swapon failed: Device or resource busy\n", Code: 255}, true
+			}
+			m.Write("/proc/swaps", 0o444, table+argv[1]+" partition 1000 0 -2\n")
 		case argv[0] == "modprobe" && argv[1] == "-a":
 			return modprobe(m, argv[2:]), true
 		case argv[0] == "sysctl" && slices.Contains(argv, "-w"):
@@ -95,6 +101,12 @@ func Dpkg() Program {
 			return r, true
 		}
 		i := slices.Index(argv, "dpkg")
+		if i >= 0 && slices.Contains(argv, "--purge") {
+			for _, name := range argv[i+2:] {
+				m.Delete("/var/lib/dpkg/info/" + name + ".list")
+			}
+			return Reply{}, true
+		}
 		if i < 0 || argv[0] != "env" || !slices.Contains(argv, "--install") {
 			return Reply{}, false
 		}
@@ -222,6 +234,7 @@ func systemctl(m *Machine, verb, name string, exists bool, text string, u *unit,
 		m.Link(wants(name), "/etc/systemd/system/"+name)
 	case "disable":
 		m.Delete(wants(name))
+		stop() // kocli always says --now
 	case "stop":
 		stop()
 	case "restart", "start":

@@ -215,8 +215,8 @@ func undoable(book ledger.Book) bool {
 
 func undo(ctx context.Context, h host.Host) error {
 	book, err := ledger.Read(ctx, h)
-	if err != nil {
-		return err
+	if err != nil || len(book) == 0 {
+		return err // nothing here is kocli's
 	}
 	s, err := lookRuntime(ctx, h)
 	if err != nil {
@@ -296,8 +296,14 @@ func undoValues(ctx context.Context, h host.Host, book ledger.Book) error {
 			run("sysctl", "-q", "-w", e.Name+"="+e.Value)
 		}
 	}
+	swaps, err := h.ReadFile(ctx, "/proc/swaps")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	for _, e := range book.Of(ledger.Swap) {
-		run("swapon", e.Name)
+		if !strings.Contains("\n"+string(swaps), "\n"+e.Name+" ") { // swapon refuses what is on already
+			run("swapon", e.Name)
+		}
 	}
 	for _, e := range book.Of(ledger.Hostname) {
 		run("hostname", e.Value)
@@ -330,7 +336,8 @@ func undoFiles(ctx context.Context, h host.Host, book ledger.Book, keepRuntime b
 const restore = `set -e
 while read -r verb p; do
   case "$verb $p" in
-  *" /etc/hosts") t=$(mktemp /etc/.kocli.XXXXXXXX); sed '/^# kocli: .*begin$/,/^# kocli: .*end$/d' "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
+  *" /etc/hosts") t=$(mktemp /etc/.kocli.XXXXXXXX); to=; if grep -q '^# kocli: .*end$' "$p"; then to=',/^# kocli: .*end$/'; fi
+    sed "/^# kocli: .*begin\$/${to}d" "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
   *" /etc/fstab") t=$(mktemp /etc/.kocli.XXXXXXXX); sed 's/^# kocli: //' "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
   "restore "*) if [ -e "$1$p" ] || [ -L "$1$p" ]; then mkdir -p -- "${p%/*}"; cp -a -- "$1$p" "$p.kocli-restore"; mv -fT -- "$p.kocli-restore" "$p"; fi ;;
   "remove "*) rm -f -- "$p" ;;
