@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/netcheck"
 )
 
@@ -19,6 +21,17 @@ func (a *app) nodeCommand() *cobra.Command {
 		},
 	}
 	check.Flags().StringVar(&listen, "listen", ":8080", "`address` to listen on")
-	node.AddCommand(check)
+	var protocol string
+	receive := &cobra.Command{
+		Use: "receive", Short: "Write the files that come on stdin", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if protocol != sink.Protocol {
+				return usage(cmd, fmt.Errorf("this kocli speaks protocol %s, not %s", sink.Protocol, protocol))
+			}
+			return sink.Receive(cmd.Context(), a.In, "/")
+		},
+	}
+	receive.Flags().StringVar(&protocol, "protocol", "", "`version` of the stream")
+	node.AddCommand(check, receive)
 	return node
 }

@@ -58,13 +58,25 @@ func (f Files) Apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
+	return Put(ctx, h, files, f.Width)
+}
+
+// Put writes the files that differ: in one stream where the host can take one,
+// width at once elsewhere.
+func Put(ctx context.Context, h host.Host, files []host.File, width int) error {
 	var total, done int64
 	for _, file := range files {
 		total += file.Size
 	}
+	if b, ok := h.(host.Bulk); ok && total > bulkFrom {
+		err := b.PutAll(ctx, files, func(n int64) { plan.Transfer(ctx, "files", n, total) })
+		if !errors.Is(err, host.ErrNoBulk) {
+			return err
+		}
+	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, max(1, f.Width))
+	slots := make(chan struct{}, max(1, width))
 	var failed error
 	for _, file := range files {
 		slots <- struct{}{}
@@ -89,6 +101,9 @@ func (f Files) Apply(ctx context.Context, h host.Host) error {
 	wg.Wait()
 	return failed
 }
+
+// bulkFrom is the size, in bytes, from which one stream is worth its start.
+const bulkFrom = 1 << 20
 
 // Differences reports every file that is not as described, asking for all of
 // them at once.

@@ -78,6 +78,16 @@ type Host interface {
 	Remove(ctx context.Context, path string) error
 }
 
+// Bulk is implemented by hosts that can take many files in one stream. What it
+// does is what Put does for each of them; files that are there already are not
+// sent. ErrNoBulk where the machine cannot: then put them one by one.
+type Bulk interface {
+	PutAll(ctx context.Context, files []File, sent func(bytes int64)) error
+}
+
+// ErrNoBulk says that files have to be put one by one.
+var ErrNoBulk = errors.New("this host takes files one by one")
+
 // Tunnel is implemented by readers and hosts that can open a connection from
 // the machine (direct-tcpip). The Kubernetes API is reached through it.
 type Tunnel interface {

@@ -137,7 +137,11 @@ func (c *Cluster) ca(ctx context.Context) ([]byte, error) {
 
 func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
 	spec := c.Inventory.Spec
-	var out []plan.Step
+	file, err := c.kocli(n)
+	if err != nil {
+		return nil, err
+	}
+	out := []plan.Step{osprep.Kocli(file)} // first: it takes what follows in one stream
 	if spec.OS.SetHostname {
 		out = append(out, osprep.Hostname(n))
 	}
@@ -151,11 +155,7 @@ func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
 	if on(spec.OS.InstallPackages) {
 		out = append(out, osprep.Packages(c.Payload(n).Packages()))
 	}
-	file, err := c.kocli(n)
-	if err != nil {
-		return nil, err
-	}
-	return append(out, osprep.Kocli(file)), nil
+	return out, nil
 }
 
 // on is a switch that is on unless it is said otherwise.

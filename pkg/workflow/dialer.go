@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -14,9 +15,11 @@ import (
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/host/sshhost"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/steps/network"
 )
 
 // Hosts is the dialer of a run: one SSH connection a host, shared by readers
@@ -38,7 +41,7 @@ type connection struct {
 	err    error
 	raw    *sshhost.Host
 	reader *host.Batch
-	host   *ledger.Host
+	host   *sink.Host
 }
 
 var _ plan.Dialer = (*Hosts)(nil)
@@ -92,7 +95,7 @@ func (d *Hosts) open(ctx context.Context, node string, c *connection) error {
 	}
 	full := host.Record(c.raw, d.now, d.record)
 	c.reader = host.NewBatch(node, full, 0)
-	c.host = ledger.Wrap(full)
+	c.host = sink.Wrap(ledger.Wrap(full), c.reader, path.Join(network.BinDir(), "kocli"))
 	return nil
 }
 

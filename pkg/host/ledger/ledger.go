@@ -65,11 +65,11 @@ func Read(ctx context.Context, r host.Reader) (Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read ledger: %w", err)
 	}
-	return parse(data), nil
+	return Parse(data), nil
 }
 
-// parse passes over what is not an entry.
-func parse(data []byte) Book {
+// Parse reads a ledger's content and passes over what is not an entry.
+func Parse(data []byte) Book {
 	var out Book
 	for _, l := range bytes.Split(data, []byte("\n")) {
 		var e Entry
@@ -115,13 +115,13 @@ func (b Book) content(name string) (Entry, bool) {
 	return Entry{}, false
 }
 
-// large is the size from which a digest is not computed again as long as the
+// Large is the size, in bytes, from which a digest is not computed again as long as the
 // file's size and time are as kocli left them.
-const large = 1 << 20
+const Large = 1 << 20
 
 // Differs is host.Differs that trusts the ledger for large files.
 func Differs(ctx context.Context, r host.Reader, f host.File) (string, error) {
-	if f.Size >= large {
+	if f.Size >= Large {
 		same, err := unchanged(ctx, r, f)
 		if err != nil || same {
 			return "", err
@@ -163,21 +163,30 @@ func ignoreAbsent(err error) error {
 	return err
 }
 
+// Lines is how entries stand in a ledger.
+func Lines(entries []Entry) ([]byte, error) {
+	var lines bytes.Buffer
+	for _, e := range entries {
+		l, err := json.Marshal(e)
+		if err != nil {
+			return nil, err
+		}
+		lines.Write(append(l, '\n'))
+	}
+	return lines.Bytes(), nil
+}
+
 // Append writes entries to the ledger of a host in one round trip.
 func Append(ctx context.Context, h host.Host, entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	var lines bytes.Buffer
-	for _, e := range entries {
-		l, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		lines.Write(append(l, '\n'))
+	lines, err := Lines(entries)
+	if err != nil {
+		return err
 	}
 	c := host.Command("sh", "-c", appendScript, "kocli-append", Path())
-	c.Stdin = &lines
+	c.Stdin = bytes.NewReader(lines)
 	if _, err := h.Run(ctx, c); err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
@@ -223,7 +232,7 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (net.Co
 // Put keeps what stood there before the first write to a path, and records the
 // content of large files, so that they need not be read again.
 func (h *Host) Put(ctx context.Context, f host.File) (bool, error) {
-	if f.Size >= large {
+	if f.Size >= Large {
 		if same, err := unchanged(ctx, h.Host, f); err != nil || same {
 			return false, err
 		}
@@ -232,7 +241,7 @@ func (h *Host) Put(ctx context.Context, f host.File) (bool, error) {
 		return false, err
 	}
 	changed, err := h.Host.Put(ctx, f)
-	if err != nil || f.Size < large {
+	if err != nil || f.Size < Large {
 		return changed, err
 	}
 	info, err := h.Stat(ctx, f.Path)
@@ -273,4 +282,13 @@ func (h *Host) Preserve(ctx context.Context, name string) error {
 	}
 	h.known[name] = true
 	return nil
+}
+
+// Remember says that the origin of paths was recorded by somebody else.
+func (h *Host) Remember(names ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, n := range names {
+		h.known[n] = true
+	}
 }

@@ -51,14 +51,14 @@ func TestAppendScript_afterATornLine(t *testing.T) {
 	}
 	run(t, "{\"kind\":\"swap\",\"name\":\"/dev/b\"}\n", appendScript, book)
 	preserve(t, filepath.Join(t.TempDir(), "absent"), book)
-	if got := parse([]byte(text(t, book))); len(got) != 3 || got[1].Name != "/dev/b" {
+	if got := Parse([]byte(text(t, book))); len(got) != 3 || got[1].Name != "/dev/b" {
 		t.Errorf("got %v from %q", got, text(t, book))
 	}
 	if err := os.WriteFile(book, []byte("{\"kind\":\"sw"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	preserve(t, filepath.Join(t.TempDir(), "absent"), book)
-	if got := parse([]byte(text(t, book))); len(got) != 1 || got[0].Kind != FileAbsent {
+	if got := Parse([]byte(text(t, book))); len(got) != 1 || got[0].Kind != FileAbsent {
 		t.Errorf("got %v from %q", got, text(t, book))
 	}
 }

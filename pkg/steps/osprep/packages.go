@@ -33,12 +33,14 @@ func Packages(pkgs []payload.Package) plan.Step {
 			}
 			argv := []string{"env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--force-confold", "--install"}
 			var entries []ledger.Entry
+			var files []host.File
 			for _, p := range lacking {
-				if _, err := h.Put(ctx, p.File); err != nil {
-					return err
-				}
+				files = append(files, p.File)
 				argv = append(argv, p.File.Path)
 				entries = append(entries, ledger.Entry{Kind: ledger.Package, Name: p.Name})
+			}
+			if err := converge.Put(ctx, h, files, 0); err != nil {
+				return err
 			}
 			if err := ledger.Append(ctx, h, entries...); err != nil {
 				return err

@@ -1,0 +1,81 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/ledger"
+)
+
+// Host is a host with a ledger that takes many files in one stream, where
+// kocli's own binary is on it already.
+type Host struct {
+	*ledger.Host
+	reader *host.Batch
+	binary string // path of kocli on the host
+}
+
+var _ host.Bulk = (*Host)(nil)
+
+// Wrap returns h with a sink. reader asks which files are there already.
+func Wrap(h *ledger.Host, reader *host.Batch, binary string) *Host {
+	return &Host{Host: h, reader: reader, binary: binary}
+}
+
+// PutAll sends those files that differ in one stream.
+func (h *Host) PutAll(ctx context.Context, files []host.File, sent func(int64)) error {
+	h.reader.Forget()
+	send, err := h.differing(ctx, files)
+	if err != nil || len(send) == 0 {
+		return err
+	}
+	r, w := io.Pipe()
+	defer func() { _ = r.Close() }() // ends the writer, if it still writes
+	var last time.Time
+	go func() {
+		w.CloseWithError(Write(w, send, func(n int64) {
+			if now := time.Now(); now.Sub(last) > 200*time.Millisecond {
+				last = now
+				sent(n)
+			}
+		}))
+	}()
+	c := host.Command(h.binary, "node", "receive", "--protocol", Protocol)
+	c.Stdin = r
+	_, err = h.Run(ctx, c)
+	h.reader.Forget()
+	var x *host.ExitError
+	if errors.As(err, &x) && (x.Code == 126 || x.Code == 127 || x.Code == 2) {
+		return host.ErrNoBulk // no kocli there, or one that speaks another protocol
+	}
+	if err != nil {
+		return fmt.Errorf("send %d files: %w", len(send), err)
+	}
+	for _, f := range send {
+		h.Remember(f.Path)
+	}
+	return nil
+}
+
+// differing returns the files that are not as described.
+func (h *Host) differing(ctx context.Context, files []host.File) ([]host.File, error) {
+	diffs := make([]string, len(files))
+	errs := make([]error, len(files))
+	var wg sync.WaitGroup
+	for i, f := range files {
+		wg.Go(func() { diffs[i], errs[i] = ledger.Differs(ctx, h.reader, f) })
+	}
+	wg.Wait()
+	var out []host.File
+	for i, d := range diffs {
+		if d != "" {
+			out = append(out, files[i])
+		}
+	}
+	return out, errors.Join(errs...)
+}
