@@ -480,19 +480,22 @@ func TestExecute_phaseWithoutNodesIsComplete(t *testing.T) {
 // What a phase without nodes needs, needs whoever needs that phase.
 func TestExecute_needsReachThroughAPhaseWithoutNodes(t *testing.T) {
 	var o order
-	note := func(_ context.Context, n string) error { o.add("%s", n); return nil }
 	release := make(chan struct{})
 	p := compile(t,
-		plan.Phase{Name: "one", Nodes: []string{"a"}, Steps: fixed(step("one", func(ctx context.Context, n string) error {
+		plan.Phase{Name: "one", Nodes: []string{"a"}, Steps: fixed(step("one", func(_ context.Context, n string) error {
 			<-release
-			return note(ctx, n)
+			o.add("%s", n)
+			return nil
 		}))},
 		plan.Phase{Name: "free", Nodes: []string{"d"}, Steps: fixed(step("free", func(context.Context, string) error {
 			time.AfterFunc(20*time.Millisecond, func() { close(release) }) // time for a phase that does not wait
 			return nil
 		}))},
 		plan.Phase{Name: "empty", Needs: []string{"one"}},
-		plan.Phase{Name: "three", Needs: []string{"empty"}, Nodes: []string{"c"}, Steps: fixed(step("three", note))},
+		plan.Phase{Name: "three", Needs: []string{"empty"}, Nodes: []string{"c"}, Steps: fixed(step("three", func(_ context.Context, n string) error {
+			o.add("%s", n)
+			return nil
+		}))},
 	)
 	if _, err := p.Execute(t.Context(), newDialer(), nil); err != nil {
 		t.Fatal(err)

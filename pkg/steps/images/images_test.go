@@ -71,13 +71,9 @@ func TestImport_converges(t *testing.T) {
 }
 
 func TestImport_withoutContainerdIsKnownAfterTheRuntime(t *testing.T) {
-	changes, err := images.Import(bundle(t, true)).Check(t.Context(), hosttest.New("n"))
-	if err == nil {
-		t.Error("a machine that was not told about ctr has to complain")
-	}
 	m := hosttest.OS(hosttest.New("n"))
 	m.Install(hosttest.Ctr())
-	changes, err = images.Import(bundle(t, true)).Check(t.Context(), m)
+	changes, err := images.Import(bundle(t, true)).Check(t.Context(), m)
 	if err != nil || len(changes) != 9 || changes[0].After != "runtime/service" || changes[0].Bytes == 0 {
 		t.Errorf("%v, %v", changes, err)
 	}
