@@ -121,13 +121,12 @@ func (s Service) Apply(ctx context.Context, h host.Host) error {
 	if err := ledger.Append(ctx, h, ledger.Entry{Kind: ledger.Service, Name: s.Unit}); err != nil {
 		return err
 	}
-	if _, err := h.Run(ctx, host.Command("systemctl", "daemon-reload")); err != nil {
-		return err
-	}
+	reload := []string{"systemctl", "daemon-reload"}
 	if n.enable {
-		if _, err := h.Run(ctx, host.Command("systemctl", "enable", s.Unit)); err != nil {
-			return err
-		}
+		reload = []string{"systemctl", "enable", s.Unit} // which reloads as well
+	}
+	if _, err := h.Run(ctx, host.Command(reload...)); err != nil {
+		return err
 	}
 	if !n.start && !n.restart {
 		return nil

@@ -25,7 +25,7 @@ type Report struct {
 // phases from starting, waits for what is running, and reports all errors.
 func (p *Plan) Execute(ctx context.Context, d Dialer, emit func(Event)) (*Report, error) {
 	e := &execution{
-		plan: p, dialer: d, emit: serial(emit, p.now), done: map[task]chan struct{}{}, halt: make(chan struct{}),
+		plan: p, dialer: d, emit: serial(emit, p.now), done: map[task]chan struct{}{}, begun: map[task]chan struct{}{}, halt: make(chan struct{}),
 		report: Report{Phases: map[string]time.Duration{}},
 	}
 	start := p.now()
@@ -37,6 +37,7 @@ func (p *Plan) Execute(ctx context.Context, d Dialer, emit func(Event)) (*Report
 	for _, ph := range p.phases {
 		for _, n := range ph.Nodes {
 			e.done[task{ph.Name, n}] = make(chan struct{})
+			e.begun[task{ph.Name, n}] = make(chan struct{})
 		}
 	}
 	var wg sync.WaitGroup
@@ -67,6 +68,7 @@ type execution struct {
 	first   map[key]finding
 	dirty   atomic.Bool            // something has been applied: the first checks are stale
 	done    map[task]chan struct{} // closed when the task has succeeded
+	begun   map[task]chan struct{} // closed when the task has begun
 
 	mu     sync.Mutex
 	errs   []error
@@ -86,6 +88,9 @@ func (e *execution) task(ctx context.Context, ph Phase, node string, slots chan 
 			return
 		}
 	}
+	if !e.waitForHeadStart(ctx, ph, node) {
+		return
+	}
 	select {
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
@@ -100,6 +105,7 @@ func (e *execution) task(ctx context.Context, ph Phase, node string, slots chan 
 	default:
 	}
 	start := e.plan.now()
+	close(e.begun[task{ph.Name, node}])
 	e.emit(Event{Kind: PhaseStarted, Phase: ph.Name, Node: node})
 	for i, s := range e.plan.steps[task{ph.Name, node}] {
 		if err := e.step(ctx, ph.Name, node, i, s); err != nil {
@@ -113,6 +119,39 @@ func (e *execution) task(ctx context.Context, ph Phase, node string, slots chan 
 	e.report.Phases[ph.Name] = max(e.report.Phases[ph.Name], took)
 	e.mu.Unlock()
 	close(e.done[task{ph.Name, node}])
+}
+
+// waitForHeadStart reports whether the task may go on.
+func (e *execution) waitForHeadStart(ctx context.Context, ph Phase, node string) bool {
+	if ph.HeadStart == nil {
+		return true
+	}
+	var first []chan struct{}
+	for _, other := range e.plan.phases {
+		if other.Name != ph.HeadStart.Phase {
+			continue
+		}
+		if slices.Contains(other.Nodes, node) {
+			return true
+		}
+		for _, n := range other.Nodes {
+			first = append(first, e.begun[task{other.Name, n}])
+		}
+	}
+	timer := time.NewTimer(ph.HeadStart.Max)
+	defer timer.Stop()
+	for _, c := range first {
+		select {
+		case <-c:
+		case <-timer.C:
+			return true
+		case <-e.halt:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // fail records an error and stops new tasks from starting.

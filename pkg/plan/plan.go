@@ -5,6 +5,7 @@ package plan
 
 import (
 	"context"
+	"time"
 
 	"github.com/kocli/kocli/pkg/host"
 )
@@ -40,6 +41,16 @@ type Phase struct {
 	Nodes   []string // where it runs
 	Width   int      // nodes at once; zero means all
 	Steps   func(node string) ([]Step, error)
+	// HeadStart lets the nodes of another phase go first.
+	HeadStart *HeadStart
+}
+
+// HeadStart makes a phase wait, on nodes that are not in the named phase, until
+// that phase has begun on all of its nodes, and at most for Max. What the others
+// wait for anyway is then ready sooner.
+type HeadStart struct {
+	Phase string
+	Max   time.Duration
 }
 
 // Dialer gives access to nodes by name. Connections are its to share and close.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/fault"
@@ -67,6 +68,10 @@ func (c *Cluster) API() kube.API {
 	}
 }
 
+// headStart is about as long as kubeadm init takes at the least, so it costs the
+// workers nothing.
+const headStart = 7 * time.Second
+
 // CreatePhases are the phases of create, in order.
 func (c *Cluster) CreatePhases() []plan.Phase {
 	inv := c.Inventory
@@ -82,26 +87,32 @@ func (c *Cluster) CreatePhases() []plan.Phase {
 		}
 	}
 	return []plan.Phase{
-		{Name: "os", Nodes: all, Steps: node(c.osSteps)},
-		{Name: "runtime", Follows: []string{"os"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// Workers can join only when init is done. What they are sent meanwhile need
+		// not slow down the host that everybody waits for.
+		{Name: "agent", Nodes: all, HeadStart: &plan.HeadStart{Phase: "control-plane", Max: headStart}, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			file, err := c.kocli(n)
+			return []plan.Step{osprep.Kocli(file)}, err
+		})},
+		{Name: "os", Follows: []string{"agent"}, Nodes: all, Steps: node(c.osSteps)},
+		{Name: "runtime", Follows: []string{"agent"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return ctrd.Steps(ctrd.Options{Spec: inv.Spec.Runtime.Containerd, Payload: c.Payload(n)})
 		})},
-		{Name: "kubernetes", Follows: []string{"os"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "kubernetes", Follows: []string{"agent"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return kubernetes.Steps(c.Payload(n))
 		})},
 		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{images.Import(c.Payload(n))}, nil
 		})},
-		{Name: "control-plane", Follows: []string{"images", "kubernetes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
 		// One after another: etcd takes one new member at a time.
-		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"images", "kubernetes"}, Nodes: planes, Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, inv.Seed().Name) }
 			return []plan.Step{controlplane.Shared(from), worker.Join(c.workerOptions(n))}, nil
 		})},
-		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{worker.Join(c.workerOptions(n))}, nil
 		})},
 		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
@@ -137,11 +148,7 @@ func (c *Cluster) ca(ctx context.Context) ([]byte, error) {
 
 func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
 	spec := c.Inventory.Spec
-	file, err := c.kocli(n)
-	if err != nil {
-		return nil, err
-	}
-	out := []plan.Step{osprep.Kocli(file)} // first: it takes what follows in one stream
+	var out []plan.Step
 	if spec.OS.SetHostname {
 		out = append(out, osprep.Hostname(n))
 	}
