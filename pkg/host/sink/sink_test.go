@@ -5,33 +5,87 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/host/ledger"
 	"github.com/kocli/kocli/pkg/host/sink"
 )
 
-// stream is what the operator's side sends for files.
-func stream(t *testing.T, files ...host.File) []byte {
+// files are a small one, a large one and an empty one.
+func files() []host.File {
+	return []host.File{
+		host.Bytes("/etc/a b/it's", 0o640, []byte("small\n\x00\xff")),
+		host.Bytes("/usr/bin/large", 0o755, bytes.Repeat([]byte("0123456789abcdef"), 100_000)),
+		host.Bytes("/etc/empty", 0o600, nil),
+		host.Bytes("/etc/there", 0o600, []byte("kocli's")),
+	}
+}
+
+func stream(t *testing.T, files []host.File) []byte {
 	t.Helper()
-	var w bytes.Buffer
-	if err := sink.Write(&w, files, func(int64) {}); err != nil {
+	var b bytes.Buffer
+	if err := sink.Write(&b, files, func(int64) {}); err != nil {
 		t.Fatal(err)
 	}
-	return w.Bytes()
+	return b.Bytes()
+}
+
+// root is a host's file system with one file on it.
+func root(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "etc/there"), []byte("original"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func read(t *testing.T, root, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(root, name))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return string(data)
+}
+
+// holds fails the test unless the files are there, whole, and nothing that was
+// left half-way.
+func holds(t *testing.T, root string, files []host.File) {
+	t.Helper()
+	for _, f := range files {
+		if got := read(t, root, f.Path); host.Bytes(f.Path, f.Mode, []byte(got)).SHA256 != f.SHA256 {
+			t.Errorf("%s holds %d bytes of something else", f.Path, len(got))
+		}
+		if info, err := os.Stat(filepath.Join(root, f.Path)); err != nil || info.Mode().Perm() != f.Mode {
+			t.Errorf("%s: %v, %v", f.Path, info, err)
+		}
+	}
+	nothingLeft(t, root)
+}
+
+func nothingLeft(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+		if strings.HasPrefix(filepath.Base(p), ".kocli") || strings.HasSuffix(p, ".new") {
+			t.Errorf("%s was left", p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 func book(t *testing.T, root string) ledger.Book {
@@ -39,87 +93,177 @@ func book(t *testing.T, root string) ledger.Book {
 	return ledger.Parse([]byte(read(t, root, ledger.Path())))
 }
 
-// leftovers are temporary files below root.
-func leftovers(t *testing.T, root string) []string {
+func TestReceive_makesTheFilesBeThereAndKeepsWhatWas(t *testing.T) {
+	dir := root(t)
+	for range 2 { // the second time replaces kocli's own
+		if err := sink.Receive(t.Context(), bytes.NewReader(stream(t, files())), dir); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, dir, files())
+	}
+	if got := read(t, dir, ledger.OriginalPath("/etc/there")); got != "original" {
+		t.Errorf("the original is %q", got)
+	}
+	b := book(t, dir)
+	if n := len(b.Of(ledger.FileAbsent)); n != 3 || len(b.Of(ledger.FileKept)) != 1 || !b.Has("/usr/bin/large", ledger.Content) || b.Has("/etc/empty", ledger.Content) {
+		t.Errorf("the ledger holds %v", b)
+	}
+	for _, e := range b.Of(ledger.Content) {
+		info, err := os.Stat(filepath.Join(dir, e.Name))
+		if err != nil || info.Size() != e.Size || info.ModTime().Unix() != e.ModTime {
+			t.Errorf("%+v, %v", e, err)
+		}
+	}
+}
+
+func TestReceive_cutAnywhereLeavesWholeFilesAndGoesOn(t *testing.T) {
+	whole := stream(t, files())
+	for _, n := range []int{0, 1, 50, 150, 300, len(whole) / 2, len(whole) - 200, len(whole) - 1} {
+		dir := root(t)
+		err := sink.Receive(t.Context(), bytes.NewReader(whole[:n]), dir)
+		if n > 0 && err == nil {
+			t.Errorf("cut at %d: no error", n)
+		}
+		for _, f := range files() {
+			data, err := os.ReadFile(filepath.Join(dir, f.Path))
+			if err == nil && int64(len(data)) != f.Size && string(data) != "original" {
+				t.Errorf("cut at %d: %s holds %d bytes", n, f.Path, len(data))
+			}
+		}
+		nothingLeft(t, dir)
+		if err := sink.Receive(t.Context(), bytes.NewReader(whole), dir); err != nil {
+			t.Errorf("cut at %d, again: %v", n, err)
+		}
+		holds(t, dir, files())
+	}
+}
+
+func TestReceive_refusesWhatIsNotWhatItSays(t *testing.T) {
+	good := files()[3:]
+	flipped := stream(t, good)
+	flipped[len(flipped)-1] ^= 1
+	for name, in := range map[string][]byte{
+		"another content": flipped,
+		"no header":       []byte("nonsense\n"),
+		"a path upwards":  bytes.ReplaceAll(stream(t, good), []byte("/etc/there"), []byte("/../../etc")),
+		"a relative path": bytes.ReplaceAll(stream(t, good), []byte("/etc/there"), []byte("etc/there0")),
+		"a negative size": []byte(`{"path":"/x","mode":420,"size":-1,"sha256":"x"}` + "\n"),
+	} {
+		dir := root(t)
+		if err := sink.Receive(t.Context(), bytes.NewReader(in), dir); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if got := read(t, dir, "/etc/there"); got != "original" {
+			t.Errorf("%s: the file holds %q", name, got)
+		}
+		nothingLeft(t, dir)
+	}
+}
+
+func TestWrite_refusesASourceThatIsNotAsAnnounced(t *testing.T) {
+	for name, src := range map[string]io.Reader{
+		"short": strings.NewReader("shor"), "long": strings.NewReader("too long by far"), "broken": io.MultiReader(strings.NewReader("sh"), broken{}),
+	} {
+		f := host.Bytes("/x", 0o600, []byte("short"))
+		f.Open = func() (io.ReadCloser, error) { return io.NopCloser(src), nil }
+		if err := sink.Write(io.Discard, []host.File{f}, func(int64) {}); err == nil || !strings.Contains(err.Error(), "/x") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errors.New("broken") }
+
+// receiver runs the far end for a machine in memory.
+func receiver(t *testing.T, calls *int) hosttest.Program {
 	t.Helper()
-	var out []string
-	err := filepath.WalkDir(root, func(p string, _ os.DirEntry, err error) error {
-		if strings.HasPrefix(filepath.Base(p), ".kocli.") {
-			out = append(out, p)
+	return func(ctx context.Context, m *hosttest.Machine, argv []string, stdin []byte) (hosttest.Reply, bool) {
+		if argv[0] != "/kocli" {
+			return hosttest.Reply{}, false
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func TestReceive_writesFilesAndTheLedger(t *testing.T) {
-	root := t.TempDir()
-	if err := errors.Join(os.MkdirAll(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc/old"), []byte("theirs"), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	big := bytes.Repeat([]byte("x"), 3<<20)
-	in := stream(t, host.Bytes("/etc/old", 0o600, []byte("ours")), host.Bytes("/usr/bin/big", 0o755, big), host.Bytes("/etc/empty", 0o644, nil))
-	if err := sink.Receive(context.Background(), bytes.NewReader(in), root); err != nil {
-		t.Fatal(err)
-	}
-	if read(t, root, "/etc/old") != "ours" || read(t, root, "/usr/bin/big") != string(big) || read(t, root, "/etc/empty") != "" {
-		t.Error("content")
-	}
-	if st, err := os.Stat(filepath.Join(root, "etc/old")); err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("%v %v", st.Mode(), err)
-	}
-	b := book(t, root)
-	if !b.Has("/etc/old", ledger.FileKept) || !b.Has("/usr/bin/big", ledger.FileAbsent) || !b.Has("/usr/bin/big", ledger.Content) || b.Has("/etc/old", ledger.Content) {
-		t.Errorf("%+v", b)
-	}
-	if read(t, root, ledger.OriginalPath("/etc/old")) != "theirs" {
-		t.Error("the original was not kept")
-	}
-	// Again, with other content: the original stays what it was.
-	again := stream(t, host.Bytes("/etc/old", 0o600, []byte("newer")))
-	if err := sink.Receive(context.Background(), bytes.NewReader(again), root); err != nil {
-		t.Fatal(err)
-	}
-	if read(t, root, "/etc/old") != "newer" || read(t, root, ledger.OriginalPath("/etc/old")) != "theirs" || len(book(t, root).Of(ledger.FileKept)) != 1 {
-		t.Error("a second write kept the wrong original")
-	}
-}
-
-func TestReceive_cutOrChangedOnTheWay(t *testing.T) {
-	whole := stream(t, host.Bytes("/etc/a", 0o644, []byte("first file")), host.Bytes("/etc/b", 0o644, []byte("second file")))
-	changed := bytes.Replace(whole, []byte("second"), []byte("sEcond"), 1)
-	tests := map[string][]byte{
-		"in the content": whole[:len(whole)-3], "in a header": whole[:bytes.LastIndex(whole, []byte("sha256"))], "a changed byte": changed,
-		"a relative path":  []byte(`{"path":"etc/a","size":0}` + "\n"),
-		"a path with dots": []byte(`{"path":"/etc/../a","size":0}` + "\n"),
-		"a negative size":  []byte(`{"path":"/etc/a","size":-1}` + "\n"),
-		"no header at all": []byte("hello\n"),
-	}
-	for name, in := range tests {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			if err := sink.Receive(context.Background(), bytes.NewReader(in), root); err == nil {
-				t.Error("taken")
+		*calls++
+		if _, ok := m.Read("/kocli"); !ok {
+			return hosttest.Reply{Stderr: "/kocli: not found", Code: 127}, true
+		}
+		dir := t.TempDir()
+		for _, p := range m.Files() {
+			text, _ := m.Read(p)
+			info, err := m.Stat(ctx, p)
+			if err = errors.Join(err, os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755), os.WriteFile(filepath.Join(dir, p), []byte(text), info.Mode())); err != nil {
+				t.Error(err)
 			}
-			if _, err := os.Stat(filepath.Join(root, "etc/b")); err == nil {
-				t.Error("half a file got its name")
+		}
+		if err := sink.Receive(ctx, bytes.NewReader(stdin), dir); err != nil {
+			return hosttest.Reply{Stderr: err.Error(), Code: 1}, true
+		}
+		err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
 			}
-			if left := leftovers(t, root); len(left) > 0 {
-				t.Errorf("left: %v", left)
+			info, err := e.Info()
+			if err != nil {
+				return err
 			}
+			m.Write(strings.TrimPrefix(p, dir), info.Mode(), read(t, "", p))
+			return nil
 		})
+		if err != nil {
+			t.Error(err)
+		}
+		return hosttest.Reply{}, true
 	}
 }
 
-func TestWrite_aSourceThatLies(t *testing.T) {
-	f := host.Bytes("/etc/a", 0o644, []byte("0123456789"))
-	for name, text := range map[string]string{"shorter": "0123", "longer": "0123456789abc"} {
-		f.Open = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }
-		if err := sink.Write(io.Discard, []host.File{f}, func(int64) {}); err == nil {
-			t.Errorf("%s than it says: sent", name)
+func TestPutAll_sendsWhatDiffersInOneStream(t *testing.T) {
+	m := hosttest.New("n")
+	calls := 0
+	m.Install(receiver(t, &calls))
+	m.Write("/kocli", 0o755, "")
+	m.Write("/etc/there", 0o600, "kocli's")
+	list := files()
+	step := converge.Files{Name: "x", List: func(context.Context, host.Reader) ([]host.File, error) { return list, nil }}
+	h := func() *sink.Host {
+		return sink.Wrap(ledger.Wrap(m), host.NewBatch("n", m, time.Millisecond), "/kocli")
+	}
+	for i := range 2 {
+		if err := step.Apply(t.Context(), h()); err != nil || calls != 1 {
+			t.Fatalf("time %d: %v, %d streams", i+1, err, calls)
 		}
+		if changes, err := step.Check(t.Context(), m); err != nil || len(changes) > 0 {
+			t.Errorf("time %d: %v, %v", i+1, changes, err)
+		}
+	}
+	b, err := ledger.Read(t.Context(), m)
+	if err != nil || b.Has("/etc/there", ledger.FileKept, ledger.FileAbsent) {
+		t.Errorf("a file that was right was touched: %v, %v", b, err)
+	}
+	// A source that breaks is an error and no file.
+	list = []host.File{host.Bytes("/usr/bin/large", 0o755, bytes.Repeat([]byte("x"), 2<<20))}
+	list[0].Open = func() (io.ReadCloser, error) { return io.NopCloser(broken{}), nil }
+	if err := step.Apply(t.Context(), h()); err == nil {
+		t.Error("a broken source is no error")
+	}
+	m.Cut()
+	if err := step.Apply(t.Context(), h()); !errors.Is(err, hosttest.ErrCut) {
+		t.Errorf("a lost host: %v", err)
+	}
+}
+
+func TestPutAll_fallsBackWhereThereIsNoKocli(t *testing.T) {
+	m := hosttest.New("n")
+	calls := 0
+	m.Install(receiver(t, &calls))
+	h := sink.Wrap(ledger.Wrap(m), host.NewBatch("n", m, time.Millisecond), "/kocli")
+	if err := h.PutAll(t.Context(), files(), func(int64) {}); !errors.Is(err, host.ErrNoBulk) {
+		t.Errorf("got %v", err)
+	}
+	step := converge.Files{Name: "x", Width: 4, List: func(context.Context, host.Reader) ([]host.File, error) { return files(), nil }}
+	if err := step.Apply(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	if changes, err := step.Check(t.Context(), m); err != nil || len(changes) > 0 || calls != 2 {
+		t.Errorf("%v, %v, %d calls", changes, err, calls)
 	}
 }
