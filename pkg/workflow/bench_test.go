@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/host"
@@ -15,7 +17,6 @@ import (
 	"github.com/kocli/kocli/pkg/host/sshhost"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/plan"
-	"golang.org/x/crypto/ssh"
 )
 
 // quiet observes nothing.

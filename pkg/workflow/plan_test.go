@@ -170,19 +170,32 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// lineDiff shows the lines that only one of two texts has, in order.
 func lineDiff(want, got string) string {
 	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	// common[i][j] is the length of the longest common part of w[i:] and g[j:].
+	common := make([][]int, len(w)+1)
+	for i := range common {
+		common[i] = make([]int, len(g)+1)
+	}
+	for i := len(w) - 1; i >= 0; i-- {
+		for j := len(g) - 1; j >= 0; j-- {
+			if common[i][j] = max(common[i+1][j], common[i][j+1]); w[i] == g[j] {
+				common[i][j] = common[i+1][j+1] + 1
+			}
+		}
+	}
 	var out []string
-	for i := range max(len(w), len(g)) {
-		a, b := "", ""
-		if i < len(w) {
-			a = w[i]
-		}
-		if i < len(g) {
-			b = g[i]
-		}
-		if a != b {
-			out = append(out, "- "+a, "+ "+b)
+	for i, j := 0, 0; i < len(w) || j < len(g); {
+		switch {
+		case i < len(w) && j < len(g) && w[i] == g[j]:
+			i, j = i+1, j+1
+		case j == len(g) || i < len(w) && common[i+1][j] >= common[i][j+1]:
+			out = append(out, "- "+w[i])
+			i++
+		default:
+			out = append(out, "+ "+g[j])
+			j++
 		}
 	}
 	return strings.Join(out, "\n")

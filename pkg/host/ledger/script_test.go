@@ -10,7 +10,7 @@ import (
 )
 
 // run executes one of the package's scripts with a real shell.
-func run(t *testing.T, stdin, script string, args ...string) string {
+func run(t *testing.T, stdin, script string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", script, "kocli"}, args...)...) //nolint:gosec // our own script
 	cmd.Stdin = strings.NewReader(stdin)
@@ -18,7 +18,6 @@ func run(t *testing.T, stdin, script string, args ...string) string {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	return string(out)
 }
 
 func text(t *testing.T, path string) string {
