@@ -47,6 +47,11 @@ func Compile(phases []Phase, o Options) (*Plan, error) {
 		}
 		seen[ph.Name] = true
 	}
+	for _, ph := range phases {
+		if ph.HeadStart != nil && !seen[ph.HeadStart.Phase] {
+			return nil, fmt.Errorf("phase %s gives a head start to %s, which does not exist", ph.Name, ph.HeadStart.Phase)
+		}
+	}
 	known := map[string]bool{}
 	ids := map[task]bool{}
 	for _, ph := range phases {

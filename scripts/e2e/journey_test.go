@@ -283,7 +283,9 @@ func Test09_threeControlPlanesBehindAnExternalEndpoint(t *testing.T) {
 	address := sh(t, "host1", "hostname -i")
 	ha := strings.ReplaceAll(string(data), "roles: [worker]", "roles: [control-plane, worker]")
 	ha = strings.Replace(ha, "\n  preflight:", "\n  controlPlane: {endpoint: {mode: external, address: "+address+"}}\n  preflight:", 1)
-	if err := os.WriteFile(yaml(t, "ha"), []byte(ha), 0o600); err != nil {
+	ha = strings.Replace(ha, "\n    ignorePreflightErrors", "\n    encryption: {secrets: true}\n    audit: {enabled: true}\n    ignorePreflightErrors", 1)
+	labelled := strings.Replace(ha, "{name: host2,", "{name: host2, labels: {tier: web}, taints: [{key: dedicated, value: db, effect: PreferNoSchedule}],", 1)
+	if err := os.WriteFile(yaml(t, "ha"), []byte(labelled), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// A join of a control plane that is killed goes on, like all else.
@@ -299,6 +301,32 @@ func Test09_threeControlPlanesBehindAnExternalEndpoint(t *testing.T) {
 	}
 	if e := lastLine(t, want(t, 0, "ha", "create", "-o", "json").out); e.Changed != 0 {
 		t.Errorf("not converged: %d changes", e.Changed)
+	}
+	// Secrets are encrypted in etcd, on whichever member; the audit log is written.
+	kubectl(t, "create secret generic canary --from-literal=word=plain-canary")
+	for _, h := range []string{"host1", "host2", "host3"} {
+		stored := kubectl(t, "-n kube-system exec etcd-"+h+" -- etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "+
+			"--cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key get /registry/secrets/default/canary | tr -d '\\000'")
+		if !strings.Contains(stored, "k8s:enc:") || strings.Contains(stored, "plain-canary") {
+			t.Errorf("etcd on %s holds the secret as it is: %.80q", h, stored)
+		}
+		if got := sh(t, h, "grep -c '\"kind\":\"Event\"' /var/log/kubernetes/audit/audit.log"); got == "0" {
+			t.Errorf("no audit log on %s", h)
+		}
+	}
+	// Labels and taints come with the YAML, and go with it.
+	marks := func() string {
+		return kubectl(t, "get node host2 -o jsonpath='{.metadata.labels.tier} {.spec.taints[?(@.key==\"dedicated\")].value}'")
+	}
+	if got := marks(); got != "web db" {
+		t.Errorf("labels and taints: %q", got)
+	}
+	if err := os.WriteFile(yaml(t, "ha"), []byte(ha), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(t, 0, "ha", "create")
+	if got := strings.TrimSpace(marks()); got != "" {
+		t.Errorf("labels and taints that left the YAML: %q", got)
 	}
 	want(t, 0, "ha", "reset", "--yes")
 	for h, was := range before {

@@ -8,6 +8,7 @@ package sink
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/ledger"
@@ -147,7 +149,11 @@ func (t *target) place(ctx context.Context, h header, r io.Reader, buf []byte) e
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(dst), ".kocli.*")
+	stem := filepath.Join(filepath.Dir(dst), ".kocli."+filepath.Base(dst)+".")
+	if err := clearStale(stem); err != nil {
+		return err
+	}
+	tmp, err := os.OpenFile(stem+rand.Text()[:8], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -172,6 +178,23 @@ func (t *target) place(ctx context.Context, h header, r io.Reader, buf []byte) e
 		return err
 	}
 	return os.Rename(tmp.Name(), dst)
+}
+
+// clearStale removes what an earlier write that was killed left beside a file.
+func clearStale(stem string) error {
+	entries, err := os.ReadDir(filepath.Dir(stem))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := filepath.Join(filepath.Dir(stem), e.Name())
+		if strings.HasPrefix(name, stem) && len(name) == len(stem)+8 {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // preserve keeps what stands at a path, once, and says so in the ledger before
