@@ -45,8 +45,7 @@ type question struct {
 	err  error
 }
 
-// NewBatch wraps a machine. It waits for wait after a first question for others
-// to join; zero means 10 ms.
+// NewBatch wraps a machine. It waits until none has joined for wait; zero means 10 ms.
 func NewBatch(name string, inner Batcher, wait time.Duration) *Batch {
 	if wait == 0 {
 		wait = 10 * time.Millisecond
@@ -129,12 +128,29 @@ func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
 	return q.res.Output, nil
 }
 
-func (b *Batch) flush(ctx context.Context) {
-	time.Sleep(b.wait)
+// collect waits until no further question has come for a while, on a busy
+// machine for a few such whiles, and takes them all.
+func (b *Batch) collect() []*question {
+	seen := 0
+	for range 5 {
+		time.Sleep(b.wait)
+		b.mu.Lock()
+		n := len(b.pending)
+		b.mu.Unlock()
+		if n == seen {
+			break
+		}
+		seen = n
+	}
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	qs := b.pending
 	b.pending = nil
-	b.mu.Unlock()
+	return qs
+}
+
+func (b *Batch) flush(ctx context.Context) {
+	qs := b.collect()
 	cmds := make([]Cmd, len(qs))
 	for i, q := range qs {
 		cmds[i] = q.cmd
