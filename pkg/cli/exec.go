@@ -33,7 +33,7 @@ pipes and variables say: -- sh -c 'df -h | tail -1'.
 Exit code 1 when the command fails on a host, 4 when a host cannot be reached.`,
 		Example: `  kocli exec -- uptime
   kocli exec node-2 --root -- journalctl -u kubelet -n 50 --no-pager
-  kocli exec node-1,node-2 --root -- crictl ps
+  kocli exec node-1,node-2 --root -- systemctl is-active kubelet
   kocli exec --node node-1 --node node-2 -o json -- sh -c 'df -h /var | tail -1'`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.exec(cmd, args, e) },
 	}

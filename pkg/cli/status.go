@@ -92,7 +92,7 @@ func statusHint(st *workflow.ClusterStatus) string {
 		}
 	}
 	if !st.API.Ready {
-		return "look at the control plane: kocli exec NODE --root -- crictl ps -a"
+		return "look at the control plane: kocli exec NODE --root -- journalctl -u kubelet -n 50 --no-pager"
 	}
 	return "wait for it with: kocli status --wait 5m; or repair with: kocli create -f CLUSTER.yaml --bundle FILE"
 }

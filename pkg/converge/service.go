@@ -118,7 +118,7 @@ func (s Service) Apply(ctx context.Context, h host.Host) error {
 	if err != nil || !n.any() {
 		return err
 	}
-	if err := ledger.Append(ctx, h, ledger.Entry{Kind: ledger.Service, Name: s.Unit}); err != nil {
+	if err := ledger.Append(ctx, h, ledger.Entry{Kind: ledger.Service, Name: s.Unit, Value: n.properties["UnitFileState"]}); err != nil {
 		return err
 	}
 	reload := []string{"systemctl", "daemon-reload"}

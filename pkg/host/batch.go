@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"path"
@@ -128,6 +129,10 @@ func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
 	return q.res.Output, nil
 }
 
+// batchTimeout bounds the questions of one round trip: none of them takes long,
+// but one may hang, on a dead network file system for instance.
+const batchTimeout = 2 * time.Minute
+
 // collect waits until no further question has come for a while, on a busy
 // machine for a few such whiles, and takes them all.
 func (b *Batch) collect() []*question {
@@ -155,6 +160,8 @@ func (b *Batch) flush(ctx context.Context) {
 	for i, q := range qs {
 		cmds[i] = q.cmd
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, batchTimeout, fmt.Errorf("%d questions, %s among them, were not answered within %s", len(cmds), cmds[0], batchTimeout))
+	defer cancel()
 	res, err := b.inner.Batch(ctx, cmds)
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -57,7 +57,7 @@ func Reset(ctx context.Context, o Options, r ResetOptions) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	if whole {
+	if whole && len(o.Only)+len(o.Skip) == 0 {
 		err = s.dir.Forget()
 	}
 	return res, err
@@ -75,7 +75,7 @@ func (s *Session) resetNodes(r ResetOptions) ([]string, error) {
 			return nil, fault.New(fault.Usage, "see spec.hosts in the cluster YAML", fmt.Errorf("no host is called %s", n))
 		}
 		if node.ControlPlane && len(r.Nodes) < len(all) {
-			return nil, fault.New(fault.Usage, "reset the whole cluster, or remove the host from it first",
+			return nil, fault.New(fault.Usage, "reset the whole cluster; taking a single control plane out is not supported by this version yet",
 				fmt.Errorf("%s is a control plane: the cluster would not survive without it", n))
 		}
 	}
@@ -111,7 +111,10 @@ func (s *Session) resetPhases(nodes []string, whole bool) []plan.Phase {
 func drainStep(node string, whole bool, api kube.API) plan.Step {
 	return converge.Func{
 		Name: "reset/drain-" + node,
-		CheckFn: func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
+		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+			if ours, err := reset.Ours(ctx, r); err != nil || !ours {
+				return nil, err // nothing of kocli's; what is there is not ours to drain
+			}
 			c, err := api.Look(ctx)
 			if errors.Is(err, kube.ErrNoCluster) {
 				return nil, nil

@@ -63,7 +63,11 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	if res.Kubeconfig, err = s.keepKubeconfig(ctx); err != nil {
+	res.Kubeconfig, err = s.keepKubeconfig(ctx)
+	if errors.Is(err, fs.ErrNotExist) && len(o.Only)+len(o.Skip) > 0 {
+		return res, nil // the cluster was not asked for yet
+	}
+	if err != nil {
 		return res, err
 	}
 	return res, nil
@@ -92,6 +96,9 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 			Message: fmt.Sprintf("%s: %s", f.Check, f.Message), Hint: f.Fix})
 	}
 	if err := preflight.Refusal(findings); err != nil {
+		return nil, err
+	}
+	if err := s.sameCluster(ctx, facts); err != nil {
 		return nil, err
 	}
 	return s.cluster(facts)

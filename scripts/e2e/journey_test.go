@@ -48,6 +48,7 @@ func Test01_preflightRefusesAndChangesNothing(t *testing.T) {
 		if !strings.Contains(r.err, "host2") || !strings.Contains(r.err, "kubelet") {
 			t.Errorf("does not name the kubelet:\n%s", r)
 		}
+		want(t, 3, "root", "reset", "--yes") // which is not for what others installed
 		if got := sh(t, "host2", "cat /etc/kubernetes/kubelet.conf"); got != "other" {
 			t.Errorf("overwritten: %s", got)
 		}
@@ -115,6 +116,19 @@ func Test03_aHealthyClusterIsLeftAlone(t *testing.T) {
 	want(t, 0, "root", "status")
 	if r := want(t, 0, "root", "kubeconfig"); !strings.Contains(r.out, "client-key-data") {
 		t.Errorf("kubeconfig:\n%s", r)
+	}
+	// Another control plane first in the list is not a reason to start anew.
+	data, err := os.ReadFile(yaml(t, "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	swapped := strings.NewReplacer("roles: [control-plane, worker]", "roles: [worker]", "roles: [worker]", "roles: [control-plane, worker]").Replace(string(data))
+	swapped = strings.Replace(swapped, "\n  preflight:", "\n  controlPlane: {endpoint: {mode: external, address: 192.0.2.1}}\n  preflight:", 1)
+	if err := os.WriteFile(yaml(t, "swapped"), []byte(swapped), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := want(t, 3, "swapped", "create"); !strings.Contains(r.err, "belongs to") {
+		t.Errorf("a second cluster over the first:\n%s", r)
 	}
 	if r := want(t, 0, "root", "exec", "host1,host3", "--", "uname", "-n"); !strings.Contains(r.out, "host3") {
 		t.Errorf("exec:\n%s", r)

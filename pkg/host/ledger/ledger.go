@@ -203,7 +203,7 @@ const appendScript = torn + `set -e; umask 077; mkdir -p -- "${1%/*}"; torn "$1"
 // and writes line $4 (nothing was there) or $5 (kept) to the ledger $3.
 const preserveScript = torn + `set -e; umask 077; mkdir -p -- "${2%/*}" "${3%/*}"
 if [ -e "$1" ] || [ -L "$1" ]; then
-  if [ ! -e "$2" ] && [ ! -L "$2" ]; then rm -rf -- "$2.new"; cp -a -- "$1" "$2.new"; mv -T -- "$2.new" "$2"; fi
+  if [ ! -e "$2" ] && [ ! -L "$2" ]; then rm -rf -- "$2.new"; cp -a -- "$1" "$2.new"; sync -d -- "$2.new" 2>/dev/null || :; mv -T -- "$2.new" "$2"; fi
   line=$5
 else line=$4; fi
 torn "$3"; printf '%s\n' "$line" >>"$3"; sync -d -- "$3" 2>/dev/null || :`

@@ -129,6 +129,26 @@ func look(ctx context.Context, r host.Reader, o Options) (progress, error) {
 	return complete, nil
 }
 
+// lookOurs is look for a control plane whose init kocli has seen to its end: the
+// configuration of init is the last thing to go. What is missing of it since has
+// been taken away on purpose, and is not brought back.
+func lookOurs(ctx context.Context, r host.Reader, o Options) (p progress, unfinished bool, err error) {
+	leftover := kubeadmrun.Leftover(ctx, r, kubeadm.InitConfigPath)
+	p, err = look(ctx, r, o)
+	unfinished, err2 := leftover()
+	if err = errors.Join(err, err2); err != nil || p != begun || unfinished {
+		return p, unfinished, err
+	}
+	c, err := o.API.Look(ctx)
+	if err != nil {
+		return p, false, nil //nolint:nilerr // no admin.conf: initialise says what that means
+	}
+	if n, err := c.Node(ctx, o.Node.Name); err == nil && n != nil {
+		p = complete
+	}
+	return p, false, nil
+}
+
 // apiWait is how long a control plane that was there before is given to answer,
 // for instance after a reboot, before kubeadm init goes over it.
 const apiWait = 90 * time.Second
@@ -137,10 +157,8 @@ func initStep(o Options) plan.Step {
 	return converge.Func{
 		Name: "controlplane/init",
 		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			leftover := kubeadmrun.Leftover(ctx, r, kubeadm.InitConfigPath)
-			p, err := look(ctx, r, o)
-			there, err2 := leftover()
-			if err := errors.Join(err, err2); err != nil {
+			p, there, err := lookOurs(ctx, r, o)
+			if err != nil {
 				return nil, err
 			}
 			if p == complete {
@@ -160,7 +178,7 @@ func initStep(o Options) plan.Step {
 }
 
 func initialise(ctx context.Context, h host.Host, o Options) error {
-	p, err := look(ctx, h, o)
+	p, unfinished, err := lookOurs(ctx, h, o)
 	if err != nil {
 		return err
 	}
@@ -168,7 +186,7 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 		wait, cancel := context.WithTimeout(ctx, apiWait)
 		defer cancel()
 		_ = kube.Poll(wait, time.Second, func(ctx context.Context) error { // a time-out is answered below
-			if p, err = look(ctx, h, o); err == nil && p == silent {
+			if p, unfinished, err = lookOurs(ctx, h, o); err == nil && p == silent {
 				err = errors.New("silent")
 			}
 			return err
@@ -176,6 +194,10 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 	}
 	if p == complete {
 		return removeConfig(ctx, h)
+	}
+	if p != fresh && !unfinished {
+		return fault.New(fault.Failure, fmt.Sprintf("see why it does not answer: kocli exec %s --root -- journalctl -u kubelet -n 50 --no-pager", h.Name()),
+			fmt.Errorf("%s has a control plane that was complete and does not answer: kubeadm init would go over it, so it is left alone", h.Name()))
 	}
 	resolv, err := resolver.KubeletPath(ctx, h)
 	if err != nil {
@@ -199,7 +221,7 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 		argv = append(argv, "--ignore-preflight-errors="+strings.Join(kubeadmrun.LeftByControlPlane(), ","))
 	}
 	if err := kubeadmrun.Run(ctx, h, argv...); err != nil {
-		return fault.New(fault.Failure, fmt.Sprintf("see why with: kocli exec %s -- crictl ps -a, or journalctl -u kubelet; then run the same command again: kubeadm init goes on", h.Name()), err)
+		return fault.New(fault.Failure, fmt.Sprintf("see why: kocli exec %s --root -- journalctl -u kubelet -n 50 --no-pager; then run the same command again: kubeadm init goes on", h.Name()), err)
 	}
 	return h.Remove(ctx, kubeadm.InitConfigPath) // it holds the token
 }

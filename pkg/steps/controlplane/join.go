@@ -3,9 +3,11 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/plan"
@@ -42,6 +44,11 @@ func Shared(seed func(ctx context.Context) (host.Reader, error)) plan.Step {
 			have, err := digests(ctx, r)
 			if err != nil {
 				return nil, err
+			}
+			const ca = "/etc/kubernetes/pki/ca.crt"
+			if have[ca] != "" && have[ca] != want[ca] {
+				return nil, fault.New(fault.Preflight, "if its data is not needed, reset it first; if it is the cluster that you mean, list it first in spec.hosts",
+					fmt.Errorf("%s belongs to another cluster than %s: its CA is another one", r.Name(), from.Name()))
 			}
 			var out []plan.Change
 			for _, p := range shared() {

@@ -91,7 +91,8 @@ func lookNet(ctx context.Context, r host.Reader) (netState, error) {
 	outs, errs, err := converge.Asked(ctx, r,
 		host.Command("iptables-save"), host.Command("ip6tables-save"), host.Command("nft", "list", "tables"),
 		host.Command("ls", "-1", "/sys/class/net"),
-		host.Command("ls", "-d", "/etc/cni/net.d/10-flannel.conflist", "/var/lib/cni", "/run/flannel"))
+		host.Command("find", "/etc/cni/net.d", "/var/lib/cni", "/run/flannel", "-maxdepth", "2", "(", "-path", "/etc/cni/net.d/10-flannel.conflist",
+			"-o", "-path", "/var/lib/cni/networks/cbr0", "-o", "-path", "/var/lib/cni/results/cbr0-*", "-o", "-path", "/var/lib/cni/flannel", "-o", "-path", "/run/flannel", ")"))
 	if err != nil {
 		return n, err
 	}
@@ -124,6 +125,9 @@ func Network() plan.Step {
 			if err != nil || n.empty() {
 				return nil, err
 			}
+			if ours, err := Ours(ctx, r); err != nil || !ours {
+				return nil, err // the network of a Kubernetes that kocli did not install
+			}
 			return []plan.Change{{Object: "pod network", From: fmt.Sprintf("%d rule sets, %d links", len(n.restore)+len(n.tables), len(n.links)), To: "remove ours, leave all others"}}, nil
 		},
 		ApplyFn: func(ctx context.Context, h host.Host) error {
@@ -132,7 +136,7 @@ func Network() plan.Step {
 				return err
 			}
 			for program, input := range n.restore {
-				c := host.Command(program, "--noflush")
+				c := host.Command(program, "--noflush", "-w", "30")
 				c.Stdin = strings.NewReader(input)
 				if _, err := h.Run(ctx, c); err != nil {
 					return err

@@ -4,6 +4,7 @@
 package reset
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/ledger"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -23,6 +25,12 @@ import (
 // Steps returns the steps of a host, in order.
 func Steps() []plan.Step {
 	return []plan.Step{Kubeadm(), Network(), Runtime(), Undo()}
+}
+
+// Ours reports whether kocli installed the Kubernetes of a host.
+func Ours(ctx context.Context, r host.Reader) (bool, error) {
+	book, err := ledger.Read(ctx, r)
+	return book.Has("/usr/bin/kubelet", ledger.FileAbsent, ledger.FileKept), err
 }
 
 // Kubeadm runs kubeadm reset where kubeadm has been at work.
@@ -42,6 +50,14 @@ func Kubeadm() plan.Step {
 			ok, err := found(ctx, r)
 			if err != nil || !ok {
 				return nil, err
+			}
+			ours, err := Ours(ctx, r)
+			if err != nil {
+				return nil, err
+			}
+			if !ours {
+				return nil, fault.New(fault.Preflight, "take the host out of the cluster YAML, or remove that Kubernetes with the tool that installed it",
+					fmt.Errorf("%s has a Kubernetes that kocli did not install: it is left alone", r.Name()))
 			}
 			return []plan.Change{{Object: "kubeadm reset", To: "node leaves, its pods and data are removed", Disruptive: true}}, nil
 		},
@@ -85,7 +101,7 @@ func Runtime() plan.Step {
 				if !s.images {
 					return nil, nil
 				}
-				return []plan.Change{{Object: "containerd", From: "has containers of " + strings.Join(s.foreign, ", "), To: "stays; only the images of Kubernetes go"}}, nil
+				return []plan.Change{{Object: "containerd", From: "used by " + strings.Join(s.foreign, ", "), To: "stays; only the images of Kubernetes go"}}, nil
 			}
 			if !s.active && !s.data {
 				return nil, nil
@@ -100,6 +116,9 @@ func Runtime() plan.Step {
 			s, err := lookRuntime(ctx, h)
 			if err != nil {
 				return err
+			}
+			if s.mute != nil && s.data {
+				return fmt.Errorf("containerd does not say whether others use it, so its data stays: %w", s.mute)
 			}
 			if len(s.foreign) > 0 {
 				_, err := h.Run(ctx, host.Command("sh", "-c", `/usr/local/bin/ctr -n k8s.io images ls -q | xargs -r /usr/local/bin/ctr -n k8s.io images rm --sync`))
@@ -119,7 +138,7 @@ func Runtime() plan.Step {
 // sweep removes containerd's data and state. The folder itself may be a mount.
 const sweep = `set -e
 for m in $(awk '$2 ~ "^/run/containerd/" || $2 ~ "^/var/lib/containerd/" {print $2}' /proc/mounts | sort -r); do umount -l -- "$m" || :; done
-for d in /var/lib/containerd /run/containerd; do [ ! -d "$d" ] || find "$d" -mindepth 1 -delete; done`
+for d in /var/lib/containerd /run/containerd; do [ ! -d "$d" ] || find "$d" -xdev -mindepth 1 -delete; done`
 
 // runtimeState is what there is of containerd.
 type runtimeState struct {
@@ -127,7 +146,8 @@ type runtimeState struct {
 	active  bool
 	data    bool
 	images  bool     // of Kubernetes
-	foreign []string // namespaces with containers that are not Kubernetes'
+	foreign []string // who uses it beside Kubernetes
+	mute    error    // why it could not be asked
 }
 
 func lookRuntime(ctx context.Context, r host.Reader) (runtimeState, error) {
@@ -136,6 +156,9 @@ func lookRuntime(ctx context.Context, r host.Reader) (runtimeState, error) {
 		return runtimeState{}, err
 	}
 	s := runtimeState{ours: book.Has("/usr/local/bin/containerd", ledger.FileAbsent, ledger.FileKept)}
+	if book.Has("/usr/local/bin/containerd", ledger.FileKept) {
+		s.foreign = append(s.foreign, "the host from before kocli came")
+	}
 	outs, errs, err := converge.Asked(ctx, r,
 		host.Command("systemctl", "is-active", "containerd.service"),
 		host.Command("ls", "-A", "/var/lib/containerd"),
@@ -147,20 +170,20 @@ func lookRuntime(ctx context.Context, r host.Reader) (runtimeState, error) {
 	s.active = errs[0] == nil
 	s.data = errs[1] == nil && outs[1].Text() != ""
 	s.images = errs[3] == nil && outs[3].Text() != ""
-	if errs[2] != nil {
+	if s.mute = errs[2]; s.mute != nil {
 		return s, nil
 	}
 	for _, ns := range strings.Fields(outs[2].Text()) {
 		if ns == "k8s.io" {
 			continue
 		}
-		o, err := r.Query(ctx, host.Command("/usr/local/bin/ctr", "-n", ns, "containers", "ls", "-q"))
-		var x *host.ExitError
-		if err != nil && !errors.As(err, &x) {
+		held, errs, err := converge.Asked(ctx, r, host.Command("/usr/local/bin/ctr", "-n", ns, "containers", "ls", "-q"),
+			host.Command("/usr/local/bin/ctr", "-n", ns, "images", "ls", "-q"))
+		if err != nil {
 			return s, err
 		}
-		if o.Text() != "" {
-			s.foreign = append(s.foreign, ns)
+		if errors.Join(errs...) != nil || held[0].Text()+held[1].Text() != "" {
+			s.foreign = append(s.foreign, "namespace "+ns)
 		}
 	}
 	return s, nil
@@ -224,8 +247,8 @@ func undo(ctx context.Context, h host.Host) error {
 	}
 	keep := len(s.foreign) > 0
 	for _, e := range book.Of(ledger.Service) {
-		if keep && e.Name == "containerd.service" {
-			continue
+		if keep && e.Name == "containerd.service" || e.Value == "enabled" {
+			continue // it is in use, or was enabled before kocli came
 		}
 		if _, err := h.Run(ctx, host.Command("systemctl", "disable", "--now", "--quiet", e.Name)); err != nil && !gone(err) {
 			return err
@@ -254,7 +277,7 @@ func undo(ctx context.Context, h host.Host) error {
 // that kocli made, when they are empty. The ledger is the last file to go.
 const last = `cd /
 rm -rf -- /etc/kubernetes/kocli /var/log/pods /var/log/containers /var/log/kubernetes; rm -f -- /opt/cni/bin/flannel
-rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /etc/systemd/system/kubelet.service.d /etc/kubernetes/manifests /etc/kubernetes 2>/dev/null || :
+rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /var/lib/cni/networks /var/lib/cni/results /etc/systemd/system/kubelet.service.d /etc/kubernetes/manifests /etc/kubernetes 2>/dev/null || :
 rm -f /run/kocli-kubeadm.lock /etc/systemd/logind.conf.d/99-kubelet.conf
 find "$1" -mindepth 1 -not -name ledger.jsonl -delete 2>/dev/null || :
 rm -f -- "$1/ledger.jsonl"; rmdir -- "$1" 2>/dev/null || :`
@@ -267,7 +290,16 @@ func gone(err error) bool {
 
 func undoPackages(ctx context.Context, h host.Host, book ledger.Book) error {
 	var names []string
+	// A firewall that was put into service since would be emptied by its removal.
+	_, errs, err := converge.Asked(ctx, h, host.Command("systemctl", "is-enabled", "nftables.service"))
+	if err != nil {
+		return err
+	}
 	for _, e := range book.Of(ledger.Package) {
+		if e.Name == "nftables" && errs[0] == nil {
+			plan.Say(ctx, "nftables.service is enabled: the package nftables stays")
+			continue
+		}
 		names = append(names, e.Name)
 	}
 	if len(names) == 0 {
@@ -275,7 +307,7 @@ func undoPackages(ctx context.Context, h host.Host, book ledger.Book) error {
 	}
 	c := host.Command(append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--purge"}, names...)...)
 	c.Timeout = 10 * time.Minute
-	_, err := h.Run(ctx, c)
+	_, err = h.Run(ctx, c)
 	var x *host.ExitError
 	if errors.As(err, &x) && strings.Contains(string(x.Stderr), "dependency problems") {
 		// Something else was installed since that needs one of them: it stays.
@@ -336,9 +368,12 @@ func undoFiles(ctx context.Context, h host.Host, book ledger.Book, keepRuntime b
 const restore = `set -e
 while read -r verb p; do
   case "$verb $p" in
+  *" /etc/hosts"|*" /etc/fstab") [ -f "$p" ] || continue ;;
+  esac
+  case "$verb $p" in
   *" /etc/hosts") t=$(mktemp /etc/.kocli.XXXXXXXX); to=; if grep -q '^# kocli: .*end$' "$p"; then to=',/^# kocli: .*end$/'; fi
-    sed "/^# kocli: .*begin\$/${to}d" "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
-  *" /etc/fstab") t=$(mktemp /etc/.kocli.XXXXXXXX); sed 's/^# kocli: //' "$p" >"$t"; chmod 644 "$t"; mv -fT -- "$t" "$p" ;;
+    sed "/^# kocli: .*begin\$/${to}d" "$p" >"$t"; chmod --reference="$p" "$t"; mv -fT -- "$t" "$p" ;;
+  *" /etc/fstab") t=$(mktemp /etc/.kocli.XXXXXXXX); sed 's/^# kocli: //' "$p" >"$t"; chmod --reference="$p" "$t"; mv -fT -- "$t" "$p" ;;
   "restore "*) if [ -e "$1$p" ] || [ -L "$1$p" ]; then mkdir -p -- "${p%/*}"; cp -a -- "$1$p" "$p.kocli-restore"; mv -fT -- "$p.kocli-restore" "$p"; fi ;;
   "remove "*) rm -f -- "$p" ;;
   esac
@@ -352,8 +387,12 @@ func keepRuntimeEntries(ctx context.Context, h host.Host, book ledger.Book) erro
 			keep = append(keep, e)
 		}
 	}
-	if err := h.Remove(ctx, ledger.Path()); err != nil {
+	lines, err := ledger.Lines(keep)
+	if err != nil {
 		return err
 	}
-	return ledger.Append(ctx, h, keep...)
+	c := host.Command("sh", "-c", `umask 077; cat >"$1.new" && { sync -d -- "$1.new" 2>/dev/null || :; } && mv -fT -- "$1.new" "$1"`, "kocli-keep", ledger.Path())
+	c.Stdin = bytes.NewReader(lines)
+	_, err = h.Run(ctx, c)
+	return err
 }

@@ -1,0 +1,56 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/probe"
+)
+
+// caKey is what the first moments of kubeadm init leave, and no join of a worker.
+const caKey = "/etc/kubernetes/pki/ca.key"
+
+// apiServerManifest says which version a control plane runs.
+const apiServerManifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+
+// sameCluster refuses what create would do harm with: a new cluster where hosts
+// belong to one already, and another version of Kubernetes than the one that
+// runs.
+func (s *Session) sameCluster(ctx context.Context, facts map[string]probe.Facts) error {
+	seed := s.inv.Seed().Name
+	if !slices.Contains(facts[seed].Kubernetes, caKey) {
+		for _, n := range s.inv.Nodes {
+			k := slices.DeleteFunc(slices.Clone(facts[n.Name].Kubernetes), func(f string) bool { return strings.HasPrefix(f, path.Dir(caKey)) })
+			if len(k) > 0 {
+				return fault.New(fault.Preflight,
+					fmt.Sprintf("if %s is the cluster that you mean, list its control plane first in spec.hosts; if nothing of it is needed: kocli reset", n.Name),
+					fmt.Errorf("%s would start a new cluster, and %s belongs to one already (%s)", seed, n.Name, k[0]))
+			}
+		}
+		return nil
+	}
+	r, err := s.hosts.Look(ctx, seed)
+	if err != nil {
+		return err
+	}
+	manifest, err := r.ReadFile(ctx, apiServerManifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // init has not come that far
+	}
+	if err != nil {
+		return err
+	}
+	m := regexp.MustCompile(`(?m)^\s*image:\s*\S+/kube-apiserver:(v[0-9.]+\S*)`).FindSubmatch(manifest)
+	if m != nil && string(m[1]) != s.inv.Version() {
+		return fault.New(fault.Usage, fmt.Sprintf("set spec.kubernetes.version to %s: this version of kocli does not upgrade yet", m[1]),
+			fmt.Errorf("the cluster runs Kubernetes %s, and the YAML asks for %s", m[1], s.inv.Version()))
+	}
+	return nil
+}
