@@ -102,7 +102,8 @@ func (s *Session) resetPhases(nodes []string, whole bool) []plan.Phase {
 			return out, nil
 		}},
 		{Name: "workers", Needs: []string{"drain"}, Nodes: workers, Steps: steps},
-		{Name: "control-plane", Needs: []string{"workers"}, Nodes: planes, Steps: steps},
+		// One after another: each leaves an etcd that still has its quorum.
+		{Name: "control-plane", Needs: []string{"workers"}, Nodes: planes, Width: 1, Steps: steps},
 	}
 }
 
