@@ -27,6 +27,9 @@ up() {
 	else
 		"${create[@]}" 2>&1 | tee "$cache/demo.create"
 	fi
+	say "kocli status --wait 2m"
+	"$kocli" status -f "$yaml" --home "$home" --wait 2m
+	"$lab" exec demo host1 -- kubectl --kubeconfig /etc/kubernetes/admin.conf -n kocli-system wait --for=delete pod --all --timeout=60s >/dev/null 2>&1 || : # the last of kocli's checks
 	say "kubectl get nodes,pods -A"
 	"$lab" exec demo host1 -- kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes,pods -A | tee "$cache/demo.kubectl"
 	[ -t 2 ] || { echo '$ kocli create -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar'; grep -v '^note' "$cache/demo.create"; echo; echo '$ kubectl get nodes,pods -A'; cat "$cache/demo.kubectl"; } |
