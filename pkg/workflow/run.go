@@ -91,10 +91,7 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range findings {
-		s.o.Observer.Event(plan.Event{Time: s.o.Clock.Now(), Kind: plan.Note, Phase: "preflight", Node: f.Node, Step: f.Check,
-			Message: fmt.Sprintf("%s: %s", f.Check, f.Message), Hint: f.Fix})
-	}
+	s.tell(findings)
 	if err := preflight.Refusal(findings); err != nil {
 		return nil, err
 	}
@@ -102,6 +99,26 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 		return nil, err
 	}
 	return s.cluster(facts)
+}
+
+// tell reports findings, those that many hosts share once.
+func (s *Session) tell(findings []preflight.Finding) {
+	var order []string
+	shared := map[string]plan.Event{}
+	for _, f := range findings {
+		e := plan.Event{Time: s.o.Clock.Now(), Kind: plan.Note, Phase: "preflight", Node: f.Node, Step: f.Check,
+			Message: fmt.Sprintf("%s: %s", f.Check, f.Message), Hint: f.Fix}
+		key := string(f.Level) + e.Message
+		if first, ok := shared[key]; ok {
+			first.Node += "," + f.Node
+			shared[key] = first
+			continue
+		}
+		order, shared[key] = append(order, key), e
+	}
+	for _, key := range order {
+		s.o.Observer.Event(shared[key])
+	}
 }
 
 // remember saves what is asked for before it is done: state holds intent.
