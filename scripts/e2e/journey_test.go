@@ -130,6 +130,19 @@ func Test03_aHealthyClusterIsLeftAlone(t *testing.T) {
 	if r := want(t, 3, "swapped", "create"); !strings.Contains(r.err, "belongs to") {
 		t.Errorf("a second cluster over the first:\n%s", r)
 	}
+	// The other commands of the README.
+	want(t, 0, "root", "preflight")
+	conf := filepath.Join(t.TempDir(), "kubeconfig")
+	want(t, 0, "root", "kubeconfig", "--to", conf)
+	if st, err := os.Stat(conf); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("kubeconfig --to: %v %v", st, err)
+	}
+	want(t, 0, "root", "exec", "all", "--", "uptime")
+	for _, verb := range []string{"verify", "inspect"} {
+		if out, err := shell("'" + env(t, "KOCLI_E2E_KOCLI") + "' bundle " + verb + " '" + env(t, "KOCLI_E2E_BUNDLE") + "'"); err != nil || !strings.Contains(out, "Digest: sha256:") {
+			t.Errorf("bundle %s: %v\n%s", verb, err, out)
+		}
+	}
 	if r := want(t, 0, "root", "exec", "host1,host3", "--", "uname", "-n"); !strings.Contains(r.out, "host3") {
 		t.Errorf("exec:\n%s", r)
 	}
