@@ -1,4 +1,4 @@
-# Targets: build check lint unit tidy-check demo demo-down test test-long bench clean.
+# `make help` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
@@ -47,8 +47,7 @@ demo-down: ## removes what demo started
 test: check ## all of it: check, and the journeys on real hosts
 	scripts/e2e/run.sh
 
-test-long: check ## the journeys that take long as well
-	KOCLI_E2E_LONG=1 scripts/e2e/run.sh
+test-long: test ## what does not fit into test; there is nothing of the kind yet
 
 bench: ## measures create against a hand-written script
 	scripts/bench/run.sh

@@ -87,12 +87,6 @@ func (b *Bundle) Digest() string { return digestOf(b.index) }
 // Size is the size of the file in bytes.
 func (b *Bundle) Size() int64 { return b.size }
 
-// BlobSize returns the size of a blob, and whether the bundle holds it.
-func (b *Bundle) BlobSize(digest string) (int64, bool) {
-	bl, ok := b.blobs[digest]
-	return bl.size, ok
-}
-
 func (b *Bundle) read() error {
 	s := scanner{r: b.r, size: b.size}
 	raw, index, err := s.readManifest()

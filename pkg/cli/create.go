@@ -70,17 +70,23 @@ kill -9, cut cable or reboot, the same command goes on from what is true.`,
 	return cmd
 }
 
-func (a *app) create(cmd *cobra.Command, p planFlags) error {
+// options checks the flags and gathers what the workflow of a plan needs.
+func (p *planFlags) options(a *app, cmd *cobra.Command, show *ui.UI) (workflow.Options, error) {
 	if err := p.check(cmd); err != nil {
-		return err
+		return workflow.Options{}, err
 	}
+	o, err := a.options(cmd, p.bundle, show)
+	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
+	return o, err
+}
+
+func (a *app) create(cmd *cobra.Command, p planFlags) error {
 	show := a.ui()
 	defer show.Close()
-	o, err := a.options(cmd, p.bundle, show)
+	o, err := p.options(a, cmd, show)
 	if err != nil {
 		return err
 	}
-	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
 	r, err := workflow.Create(cmd.Context(), o)
 	if err != nil {
 		return failedRun(err, r)

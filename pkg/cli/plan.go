@@ -37,16 +37,12 @@ writes nothing, on no host and not here, but for host keys that you accept.`,
 }
 
 func (a *app) plan(cmd *cobra.Command, p planFlags) error {
-	if err := p.check(cmd); err != nil {
-		return err
-	}
 	show := a.ui()
 	defer show.Close()
-	o, err := a.options(cmd, p.bundle, show)
+	o, err := p.options(a, cmd, show)
 	if err != nil {
 		return err
 	}
-	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
 	pre, err := workflow.Plan(cmd.Context(), o)
 	if err != nil {
 		return err

@@ -20,9 +20,6 @@ type Secret struct{ value string }
 // Reveal returns the secret itself.
 func (s Secret) Reveal() string { return s.value }
 
-// Empty reports whether there is no secret.
-func (s Secret) Empty() bool { return s.value == "" }
-
 // String hides the secret.
 func (s Secret) String() string { return "***" }
 

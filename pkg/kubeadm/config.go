@@ -42,7 +42,7 @@ type NodeOptions struct {
 // InitOptions is what kubeadm init needs beside the inventory.
 type InitOptions struct {
 	NodeOptions
-	// Token is the bootstrap token (NewToken), valid for TokenTTL.
+	// Token is the bootstrap token (kube.NewToken), valid for TokenTTL.
 	Token string
 	// CertificateKey encrypts the uploaded certificates (NewCertificateKey).
 	// Empty where no control plane will join.

@@ -33,8 +33,6 @@ const (
 	// KubeletPatch, where a node has one.
 	PatchesDir       = "/etc/kubernetes/kocli/patches"
 	KubeletPatchPath = PatchesDir + "/kubeletconfiguration+merge.yaml"
-	// AdminConfigPath is the kubeconfig that kubeadm init writes, and CACertPath
-	// the cluster's CA.
-	AdminConfigPath = "/etc/kubernetes/admin.conf"
-	CACertPath      = "/etc/kubernetes/pki/ca.crt"
+	// CACertPath is the cluster's CA.
+	CACertPath = "/etc/kubernetes/pki/ca.crt"
 )

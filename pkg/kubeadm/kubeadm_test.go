@@ -20,6 +20,7 @@ import (
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
 )
 
@@ -306,7 +307,7 @@ func TestDiscovery_pinsTheCA(t *testing.T) {
 
 func TestSecrets_haveTheFormThatKubeadmWants(t *testing.T) {
 	inv := load(t, "../../examples/cluster-single.yaml")
-	a, b := kubeadm.NewToken(), kubeadm.NewToken()
+	a, b := kube.NewToken(), kube.NewToken()
 	if _, err := kubeadm.Init(inv, inv.Seed(), kubeadm.InitOptions{Token: a}); err != nil || a == b {
 		t.Errorf("%v", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -134,18 +133,8 @@ func Names() []string {
 	return names
 }
 
-// CheckIgnore refuses names that are no check: a slip there would otherwise
-// be found at the worst time.
-func CheckIgnore(ignore []string) error {
-	for _, i := range ignore {
-		if !slices.Contains(Names(), i) {
-			return fault.New(fault.Usage, "the checks are: "+strings.Join(Names(), ", "), fmt.Errorf("no check is called %q", i))
-		}
-	}
-	return nil
-}
-
-// ValidateIgnore does the same for spec.preflight.ignore. It is a config.Validator.
+// ValidateIgnore refuses names in spec.preflight.ignore that are no check: a slip
+// there would otherwise be found at the worst time. It is a config.Validator.
 func ValidateIgnore(c *v1alpha1.Cluster) field.ErrorList {
 	var all field.ErrorList
 	for i, name := range c.Spec.Preflight.Ignore {

@@ -208,7 +208,7 @@ if [ -e "$1" ] || [ -L "$1" ]; then
 else line=$4; fi
 torn "$3"; printf '%s\n' "$line" >>"$3"; sync -d -- "$3" 2>/dev/null || :`
 
-// Host is a host that keeps the ledger of every file it writes or removes.
+// Host is a host that keeps the ledger of every file it writes.
 type Host struct {
 	host.Host
 

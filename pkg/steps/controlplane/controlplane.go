@@ -204,7 +204,7 @@ func initialise(ctx context.Context, h host.Host, o Options) error {
 		return err
 	}
 	node := kubeadm.NodeOptions{ResolvConf: resolv}
-	config, err := kubeadm.Init(o.Inventory, o.Node, kubeadm.InitOptions{NodeOptions: node, Token: kubeadm.NewToken()})
+	config, err := kubeadm.Init(o.Inventory, o.Node, kubeadm.InitOptions{NodeOptions: node, Token: kube.NewToken()})
 	if err != nil {
 		return err
 	}
