@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -48,12 +49,22 @@ func validateHost(h *v1alpha1.Host, p *field.Path) field.ErrorList {
 			all = append(all, field.Duplicate(p.Child("roles").Index(i), r))
 		}
 	}
-	all = append(all, metav1validation.ValidateLabels(h.Labels, p.Child("labels"))...)
+	all = append(all, validateLabels(h.Labels, p.Child("labels"))...)
 	all = append(all, validateTaints(h.Taints, p.Child("taints"))...)
 	if h.SSH != nil {
 		all = append(all, validateSSH(h.SSH, p.Child("ssh"))...)
 	}
 	return append(all, forbidFields(h.Kubelet, p.Child("kubelet"), kubeletManaged())...)
+}
+
+// validateLabels reports in the order of the keys: the library follows the map,
+// which has none.
+func validateLabels(labels map[string]string, p *field.Path) field.ErrorList {
+	var all field.ErrorList
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		all = append(all, metav1validation.ValidateLabels(map[string]string{k: labels[k]}, p)...)
+	}
+	return all
 }
 
 func validateNodeName(name string, p *field.Path) field.ErrorList {

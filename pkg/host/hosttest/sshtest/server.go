@@ -132,6 +132,12 @@ var errRefused = errors.New("refused")
 func (s *Server) authentication() *ssh.ServerConfig {
 	return &ssh.ServerConfig{
 		MaxAuthTries: 6,
+		// Counted before the client hears of it, so that a test sees it too.
+		AuthLogCallback: func(_ ssh.ConnMetadata, _ string, err error) {
+			if err == nil {
+				s.logins.Add(1)
+			}
+		},
 		PasswordCallback: func(c ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
 			u, ok := s.o.Users[c.User()]
 			if !ok || u.Interactive || u.Password == "" || string(password) != u.Password {
@@ -264,7 +270,6 @@ func (s *Server) serve(c net.Conn) {
 	if err != nil {
 		return
 	}
-	s.logins.Add(1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
