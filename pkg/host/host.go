@@ -23,6 +23,7 @@ type Cmd struct {
 	Argv    []string      // program and arguments, passed byte for byte
 	Root    bool          // run as root: sudo where the login user is another
 	Stdin   io.Reader     // nil means empty
+	Stdout  io.Writer     // takes what is printed as it comes; nil means Output.Stdout
 	Secrets []string      // values to mask wherever the command or its output is shown
 	Timeout time.Duration // zero means: as long as ctx allows
 }

@@ -234,6 +234,12 @@ func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
 		return host.Output{}, fmt.Errorf("hosttest: %s was not told about: %s", m.name, c)
 	}
 	out := host.Output{Stdout: []byte(r.Stdout), Stderr: []byte(r.Stderr)}
+	if c.Stdout != nil {
+		if _, err := c.Stdout.Write(out.Stdout); err != nil {
+			return out, err
+		}
+		out.Stdout = nil
+	}
 	if r.Code != 0 {
 		return out, &host.ExitError{Cmd: c.String(), Code: r.Code, Stderr: []byte(host.Mask(r.Stderr, c.Secrets))}
 	}

@@ -278,6 +278,9 @@ func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
 	}
 	stderr := newGate(stdin, h.target.SudoPassword, c.Stdin, &h.sent)
 	s.Stdout, s.Stderr = &stdout, stderr
+	if c.Stdout != nil {
+		s.Stdout = c.Stdout
+	}
 	ended := make(chan error, 1)
 	go func() {
 		defer done()

@@ -1,0 +1,322 @@
+package fanout
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kocli/kocli/pkg/fault"
+)
+
+// Blob is what is to be brought to a host. ID is its number in the whole run.
+type Blob struct {
+	ID     int    `json:"i"`
+	Digest string `json:"d"` // "sha256:..."
+	Size   int64  `json:"n"` // bytes
+}
+
+var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// ErrDigest says that what arrived is not what was asked for.
+var ErrDigest = errors.New("digest mismatch")
+
+// chunkSize is how many bytes of a part one hash stands for, when a run goes on.
+const chunkSize = 4 << 20
+
+// Path is where a whole blob stands in the store below root.
+func Path(root, digest string) string {
+	return filepath.Join(root, "sha256", strings.TrimPrefix(digest, "sha256:"))
+}
+
+// store is the content store of a host: whole blobs by digest, and parts of
+// those that are still coming.
+type store struct {
+	root string
+	lock *os.File
+
+	mu      sync.Mutex
+	changed chan struct{} // closed at every change, and made anew
+	slots   map[int]*slot
+}
+
+// slot is one blob that this host wants.
+type slot struct {
+	blob  Blob
+	have  int64 // bytes from the start that are there
+	whole bool  // all of it, and the digest matched
+	file  *os.File
+	sum   hash.Hash // of the first have bytes; nil when whole
+}
+
+// openStore opens the folder for this process alone.
+func openStore(root string) (*store, error) {
+	for _, d := range []string{"sha256", "part"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		err = fault.New(fault.Locked, "wait until the other kocli has ended, then run the same command again",
+			errors.New("another kocli is sending content to this host"))
+		return nil, errors.Join(err, f.Close())
+	}
+	return &store{root: root, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
+}
+
+// close gives the folder free. Parts stay for the next run.
+func (s *store) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, x := range s.slots {
+		if x.file != nil {
+			errs = append(errs, x.file.Close())
+			x.file = nil
+		}
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
+
+func (s *store) partPath(digest string) string {
+	return filepath.Join(s.root, "part", strings.TrimPrefix(digest, "sha256:"))
+}
+
+// part is what a host has of a blob: its length, and the hash of each chunk.
+type part struct {
+	ID     int      `json:"i"`
+	Size   int64    `json:"n"`
+	Chunks []string `json:"c"`
+}
+
+// want registers a blob. What is there of it is returned: whole, or the part
+// that somebody who has the blob must compare before it counts.
+func (s *store) want(b Blob) (whole bool, p *part, err error) {
+	if !digestForm.MatchString(b.Digest) || b.Size < 0 {
+		return false, nil, fmt.Errorf("blob %d: digest %q or size %d is not valid", b.ID, b.Digest, b.Size)
+	}
+	x := &slot{blob: b}
+	if st, err := os.Lstat(Path(s.root, b.Digest)); err == nil && st.Mode().IsRegular() && st.Size() == b.Size {
+		x.whole, x.have = true, b.Size
+	} else if err == nil { // not what a run of ours leaves
+		if err := os.Remove(Path(s.root, b.Digest)); err != nil {
+			return false, nil, err
+		}
+	}
+	if !x.whole {
+		if p, err = s.readPart(b); err != nil {
+			return false, nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slots[b.ID] != nil {
+		return false, nil, fmt.Errorf("blob %d is listed twice", b.ID)
+	}
+	s.slots[b.ID] = x
+	return x.whole, p, nil
+}
+
+// readPart hashes the chunks of a part that an earlier run left; nil when there
+// is none.
+func (s *store) readPart(b Blob) (*part, error) {
+	f, err := os.Open(s.partPath(b.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	p, err := hashChunks(io.LimitReader(f, b.Size))
+	p.ID = b.ID
+	if p.Size == 0 {
+		return nil, err
+	}
+	return &p, err
+}
+
+func hashChunks(r io.Reader) (part, error) {
+	var p part
+	for {
+		h := sha256.New()
+		n, err := io.CopyN(h, r, chunkSize)
+		if n > 0 {
+			p.Size += n
+			p.Chunks = append(p.Chunks, hex.EncodeToString(h.Sum(nil)))
+		}
+		if errors.Is(err, io.EOF) {
+			return p, nil
+		}
+		if err != nil {
+			return p, err
+		}
+	}
+}
+
+// matching returns how many bytes of a part are those of the source.
+func (p part) matching(src io.Reader) (int64, error) {
+	var good int64
+	for _, want := range p.Chunks {
+		n := min(chunkSize, p.Size-good)
+		h := sha256.New()
+		if _, err := io.CopyN(h, src, n); err != nil {
+			return good, err
+		}
+		if n <= 0 || hex.EncodeToString(h.Sum(nil)) != want {
+			return good, nil
+		}
+		good += n
+	}
+	return good, nil
+}
+
+// keep opens the part of a blob for writing, and counts its first n bytes as
+// there.
+func (s *store) keep(id int, n int64) error {
+	s.mu.Lock()
+	x := s.slots[id]
+	s.mu.Unlock()
+	if x == nil || x.whole || n < 0 || n > x.blob.Size {
+		return fmt.Errorf("blob %d: cannot keep %d bytes", id, n)
+	}
+	f, err := os.OpenFile(s.partPath(x.blob.Digest), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	if err := f.Truncate(n); err == nil {
+		_, err = io.Copy(sum, io.NewSectionReader(f, 0, n))
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x.file != nil {
+		_ = x.file.Close() // it is opened anew
+	}
+	x.file, x.sum, x.have = f, sum, n
+	s.notify()
+	return nil
+}
+
+// notify wakes all that wait. The lock is held.
+func (s *store) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// append adds bytes to a blob. They must follow those that are there. Calls for
+// one blob never overlap.
+func (s *store) append(id int, off int64, p []byte) error {
+	s.mu.Lock()
+	x := s.slots[id]
+	s.mu.Unlock()
+	if x == nil || x.whole || off != x.have || int64(len(p)) > x.blob.Size-off {
+		return fmt.Errorf("blob %d: %d bytes at %d do not fit", id, len(p), off)
+	}
+	if x.file == nil {
+		if err := s.keep(id, 0); err != nil {
+			return err
+		}
+	}
+	if _, err := x.file.WriteAt(p, off); err != nil {
+		return err
+	}
+	x.sum.Write(p)
+	if off+int64(len(p)) == x.blob.Size {
+		return s.finish(x)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.have = off + int64(len(p))
+	s.notify()
+	return nil
+}
+
+// finish holds a blob against its digest. One that does not match begins anew.
+func (s *store) finish(x *slot) error {
+	if got := "sha256:" + hex.EncodeToString(x.sum.Sum(nil)); got != x.blob.Digest {
+		return errors.Join(fmt.Errorf("%w: wanted %s, got %s", ErrDigest, x.blob.Digest, got), s.keep(x.blob.ID, 0))
+	}
+	if err := os.Rename(s.partPath(x.blob.Digest), Path(s.root, x.blob.Digest)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.have, x.whole, x.sum = x.blob.Size, true, nil
+	s.notify()
+	return nil
+}
+
+// wait returns how many bytes of a blob are there, once that is more than off.
+func (s *store) wait(ctx context.Context, id int, off int64) (int64, error) {
+	for {
+		s.mu.Lock()
+		x, changed := s.slots[id], s.changed
+		var have int64
+		if x != nil {
+			have = x.have
+		}
+		s.mu.Unlock()
+		switch {
+		case x == nil:
+			return 0, fmt.Errorf("blob %d is not here", id)
+		case have > off:
+			return have, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// readAt reads bytes of a blob that wait has promised.
+func (s *store) readAt(id int, p []byte, off int64) error {
+	s.mu.Lock()
+	x := s.slots[id]
+	if x.file == nil { // whole since an earlier run
+		var err error
+		if x.file, err = os.Open(Path(s.root, x.blob.Digest)); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	f := x.file
+	s.mu.Unlock()
+	_, err := f.ReadAt(p, off)
+	return err
+}
+
+// lacking lists the blobs that are not whole with the bytes that are there, in
+// the order of their numbers, and says how many bytes there are of all.
+func (s *store) lacking() (missing []span, have int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.slots {
+		have += x.have
+		if !x.whole {
+			missing = append(missing, span{x.blob.ID, x.have, x.blob.Size})
+		}
+	}
+	sortSpans(missing)
+	return missing, have
+}
