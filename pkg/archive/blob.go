@@ -33,6 +33,16 @@ func (b *Bundle) OpenBlob(digest string) (io.ReadCloser, error) {
 	}), nil
 }
 
+// Section returns the bytes of a blob as they stand in the bundle, unverified;
+// false where there is no such blob.
+func (b *Bundle) Section(digest string) (*io.SectionReader, bool) {
+	bl, ok := b.blobs[digest]
+	if !ok {
+		return nil, false
+	}
+	return io.NewSectionReader(b.r, bl.offset, bl.size), true
+}
+
 // verifier turns io.EOF into an error where the digest does not match.
 type verifier struct {
 	r    io.Reader

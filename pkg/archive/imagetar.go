@@ -97,6 +97,13 @@ func (b *Bundle) ImageTar(images []Image, have func(digest string) bool) (size i
 	return size, func(w io.Writer) error { return b.stream(w, entries) }, nil
 }
 
+// Referrer is a writer to whom a blob can be named instead of written. Refer
+// reports whether it was.
+type Referrer interface {
+	io.Writer
+	Refer(digest string, size int64) bool
+}
+
 // stream writes entries as a tar.
 func (b *Bundle) stream(w io.Writer, entries []entry) error {
 	buf := make([]byte, copySize)
@@ -112,6 +119,8 @@ func (b *Bundle) stream(w io.Writer, entries []entry) error {
 			if _, err := w.Write(e.inline); err != nil {
 				return err
 			}
+		} else if r, ok := w.(Referrer); ok && r.Refer(e.digest, e.size) {
+			// the other side has it
 		} else if err := b.copyRange(w, b.blobs[e.digest], buf); err != nil {
 			return fmt.Errorf("%s: %w", e.digest, err)
 		}

@@ -21,7 +21,7 @@ import (
 func (a *app) bundleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bundle",
-		Short: "Build, inspect and verify offline bundles",
+		Short: "Build, inspect, verify and push offline bundles",
 		Long: `A bundle is one file with all that is installed: images, binaries and OS packages,
 for one or more versions of Kubernetes and architectures. It is an OCI image layout
 in a tar, and every byte of it is covered by a digest.`,
@@ -30,10 +30,10 @@ in a tar, and every byte of it is covered by a digest.`,
   kocli bundle verify kocli-v1.36.3-amd64.tar`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(cmd, errors.New("what to do is missing: build, inspect or verify"))
+			return usage(cmd, errors.New("what to do is missing: build, inspect, verify or push"))
 		},
 	}
-	cmd.AddCommand(a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand())
+	cmd.AddCommand(a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand(), a.bundlePushCommand())
 	return cmd
 }
 

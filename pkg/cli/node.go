@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/netcheck"
 )
@@ -32,6 +33,20 @@ func (a *app) nodeCommand() *cobra.Command {
 		},
 	}
 	receive.Flags().StringVar(&protocol, "protocol", "", "`version` of the stream")
-	node.AddCommand(check, receive)
+	var also []string
+	relay := &cobra.Command{
+		Use: "relay", Short: "Take content in and hand it on", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fanout.Relay(cmd.Context(), a.In, a.Out, fanout.Root(), also...)
+		},
+	}
+	relay.Flags().StringSliceVar(&also, "also", nil, "`folders` of others with blobs under their digests")
+	splice := &cobra.Command{
+		Use: "splice -- PROGRAM...", Short: "Run a program on a stream with stored content filled in", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return sink.Splice(cmd.Context(), a.In, "/", a.Out, a.Err, args...)
+		},
+	}
+	node.AddCommand(check, receive, relay, splice)
 	return node
 }

@@ -123,7 +123,7 @@ func Differences(ctx context.Context, r host.Reader, files []host.File) ([]plan.
 		if d == "" {
 			continue
 		}
-		c := plan.Change{Object: "file " + files[i].Path, From: d, To: "as rendered", Bytes: files[i].Size}
+		c := plan.Change{Object: "file " + files[i].Path, From: d, To: "as rendered", Bytes: files[i].Size, Content: []string{files[i].Content()}}
 		switch d {
 		case "absent":
 			c.From, c.To = "", "create"
@@ -131,7 +131,7 @@ func Differences(ctx context.Context, r host.Reader, files []host.File) ([]plan.
 			c.From, c.To = "", "replace"
 		default:
 			c.To = modeAndOwner(files[i])
-			c.Bytes = 0
+			c.Bytes, c.Content = 0, nil
 		}
 		out = append(out, c)
 	}

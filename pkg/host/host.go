@@ -106,6 +106,9 @@ type File struct {
 	Secret bool // content must not be logged, and Mode must not let others read
 }
 
+// Content is the digest of the file's content, as content stores have it.
+func (f File) Content() string { return "sha256:" + f.SHA256 }
+
 // ErrDigest says that what arrived on a machine is not what was sent.
 var ErrDigest = errors.New("digest mismatch")
 

@@ -123,8 +123,8 @@ var ErrNotConverged = errors.New("applied, and its check still reports a change"
 // no longer true.
 type Forgetter interface{ Forget() }
 
-// forget tells a reader that its machine has been written to.
-func forget(r host.Reader) {
+// Forget tells a reader that its machine has been written to.
+func Forget(r host.Reader) {
 	if f, ok := r.(Forgetter); ok {
 		f.Forget()
 	}

@@ -214,7 +214,7 @@ func (e *execution) step(ctx context.Context, phase, node string, i int, s Step)
 		return fail(err)
 	}
 	err = s.Apply(ctx, h)
-	forget(r)
+	Forget(r)
 	if err != nil {
 		return fail(err)
 	}

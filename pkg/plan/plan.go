@@ -19,6 +19,8 @@ type Change struct {
 	After      string // step whose result is needed first: "controlplane/init"
 	Disruptive bool   // drain, restart, data loss: asks for confirmation
 	Bytes      int64  // bytes to send to the host
+	// Content lists the digests ("sha256:...") of blobs that Apply will need.
+	Content []string
 }
 
 // Step is one convergent piece of work on one node.

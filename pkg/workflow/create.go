@@ -7,11 +7,14 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
+	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -33,6 +36,7 @@ type Cluster struct {
 	Facts     map[string]probe.Facts // by node
 	Dialer    plan.Dialer
 	Access    *kube.Access
+	Bundle    *archive.Bundle
 	Payload   func(inventory.Node) payload.Payload
 	Kocli     KocliBinary
 	Clock     Clock
@@ -72,8 +76,27 @@ func (c *Cluster) API() kube.API {
 // workers nothing.
 const headStart = 7 * time.Second
 
-// CreatePhases are the phases of create, in order.
-func (c *Cluster) CreatePhases() []plan.Phase {
+// CreatePhases are the phases of create, in order. With many hosts, content goes
+// to all of them at once before it is installed.
+func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
+	phases := c.installPhases()
+	if !pushes(c.Inventory, c.Bundle) {
+		return phases, nil
+	}
+	push, err := c.contentPhase(fanout.Auto, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := range phases {
+		if slices.Contains(installing(), phases[i].Name) {
+			phases[i].Needs = append(slices.Clone(phases[i].Needs), push.Name)
+		}
+	}
+	return slices.Insert(phases, 1, push), nil
+}
+
+// installPhases are the phases of create but for the one that sends content.
+func (c *Cluster) installPhases() []plan.Phase {
 	inv := c.Inventory
 	all, seed := inventory.Names(inv.Nodes), []string{inv.Seed().Name}
 	planes, workers := inventory.Names(inv.ControlPlanes())[1:], inventory.Names(inv.Workers())
@@ -101,7 +124,7 @@ func (c *Cluster) CreatePhases() []plan.Phase {
 			return kubernetes.Steps(c.Payload(n))
 		})},
 		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{images.Import(c.Payload(n))}, nil
+			return []plan.Step{images.Import(c.Payload(n), kocliPath())}, nil
 		})},
 		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
@@ -168,10 +191,13 @@ func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
 // on is a switch that is on unless it is said otherwise.
 func on(b *bool) bool { return b == nil || *b }
 
+// kocliPath is where kocli's own binary is on a host.
+func kocliPath() string { return path.Join(network.BinDir(), "kocli") }
+
 // kocli returns the binary that is put on a node: the running one where it fits,
 // the bundle's elsewhere.
 func (c *Cluster) kocli(n inventory.Node) (host.File, error) {
-	dst := path.Join(network.BinDir(), "kocli")
+	dst := kocliPath()
 	if k := c.Kocli; k.Arch != "" && k.Arch == c.Facts[n.Name].Arch {
 		return k.file(dst), nil
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"github.com/kocli/kocli/pkg/host/sshhost"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/plan"
-	"github.com/kocli/kocli/pkg/steps/network"
 )
 
 // Hosts is the dialer of a run: one SSH connection a host, shared by readers
@@ -95,7 +93,7 @@ func (d *Hosts) open(ctx context.Context, node string, c *connection) error {
 	}
 	full := host.Record(c.raw, d.now, d.record)
 	c.reader = host.NewBatch(node, full, 0)
-	c.host = sink.Wrap(ledger.Wrap(full), c.reader, path.Join(network.BinDir(), "kocli"))
+	c.host = sink.Wrap(ledger.Wrap(full), c.reader, kocliPath())
 	return nil
 }
 

@@ -92,7 +92,11 @@ func (l *lab) Dial(_ context.Context, node string) (host.Host, error) {
 
 func (l *lab) compile(t *testing.T, o plan.Options) *plan.Plan {
 	t.Helper()
-	p, err := plan.Compile(l.cluster.CreatePhases(), o)
+	phases, err := l.cluster.CreatePhases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := plan.Compile(phases, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,10 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	phases := c.CreatePhases()
+	phases, err := c.CreatePhases()
+	if err != nil {
+		return res, err
+	}
 	for _, p := range phases {
 		res.Order = append(res.Order, p.Name)
 	}
@@ -76,6 +79,16 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 // prepare looks at the hosts and refuses what cannot work, before anything is
 // changed.
 func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
+	c, err := s.examine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c, s.sameCluster(ctx, c.Facts)
+}
+
+// examine reads the bundle whole, asks the hosts what they are, and runs the
+// preflight checks.
+func (s *Session) examine(ctx context.Context) (*Cluster, error) {
 	damaged := make(chan error, 1)
 	go func() { // every byte, while the hosts are asked
 		damaged <- s.bundle.Verify(ctx, nil)
@@ -93,9 +106,6 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 	}
 	s.tell(findings)
 	if err := preflight.Refusal(findings); err != nil {
-		return nil, err
-	}
-	if err := s.sameCluster(ctx, facts); err != nil {
 		return nil, err
 	}
 	return s.cluster(facts)
@@ -178,7 +188,11 @@ func Plan(ctx context.Context, o Options) (*Preview, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := plan.Compile(c.CreatePhases(), plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	phases, err := c.CreatePhases()
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan.Compile(phases, plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
 	if err != nil {
 		return nil, err
 	}

@@ -169,7 +169,7 @@ func (s *Session) cluster(facts map[string]probe.Facts) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Inventory: s.inv, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
+	return &Cluster{Inventory: s.inv, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
 }
 
 func digestFile(path string) (string, int64, error) {

@@ -397,7 +397,7 @@ func TestPush_aBundleThatLiesIsNotSentForEver(t *testing.T) {
 
 func TestPush_twoAtOnce(t *testing.T) {
 	c := newCluster(t, 2, SSH, unit)
-	s, err := openStore(c.machines[0].root)
+	s, err := openStore(c.machines[0].root, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,13 +47,14 @@ type relay struct {
 }
 
 // Relay runs on a host: it obeys the orders on in, reports on out, and keeps its
-// content store in the folder root. It ends, and with it its port and all its
+// content store in the folder root. Blobs that stand in one of the folders also,
+// under the hex of their digests, are there already. It ends, and with it its port and all its
 // connections, when in ends: it never outlives the SSH session that it belongs to.
-func Relay(ctx context.Context, in io.Reader, out io.Writer, root string) (err error) {
+func Relay(ctx context.Context, in io.Reader, out io.Writer, root string, also ...string) (err error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	r := &relay{say: &lines{w: out}, fail: fail, children: map[string]context.CancelFunc{}, begun: make(chan struct{})}
-	if r.store, err = openStore(root); err != nil {
+	if r.store, err = openStore(root, also); err != nil {
 		return err
 	}
 	defer func() {

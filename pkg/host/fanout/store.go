@@ -29,6 +29,9 @@ type Blob struct {
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
+// ValidDigest reports whether a text is a sha256 digest: "sha256:" and 64 hex digits.
+func ValidDigest(d string) bool { return digestForm.MatchString(d) }
+
 // ErrDigest says that what arrived is not what was asked for.
 var ErrDigest = errors.New("digest mismatch")
 
@@ -40,10 +43,14 @@ func Path(root, digest string) string {
 	return filepath.Join(root, "sha256", strings.TrimPrefix(digest, "sha256:"))
 }
 
+// Root is the folder of the content store on a host.
+func Root() string { return "/var/lib/kocli/content" }
+
 // store is the content store of a host: whole blobs by digest, and parts of
 // those that are still coming.
 type store struct {
 	root string
+	also []string // folders of others that hold blobs under their digests
 	lock *os.File
 
 	mu      sync.Mutex
@@ -54,14 +61,15 @@ type store struct {
 // slot is one blob that this host wants.
 type slot struct {
 	blob  Blob
-	have  int64 // bytes from the start that are there
-	whole bool  // all of it, and the digest matched
+	path  string // where it stands when it is whole
+	have  int64  // bytes from the start that are there
+	whole bool   // all of it, and the digest matched
 	file  *os.File
 	sum   hash.Hash // of the first have bytes; nil when whole
 }
 
 // openStore opens the folder for this process alone.
-func openStore(root string) (*store, error) {
+func openStore(root string, also []string) (*store, error) {
 	for _, d := range []string{"sha256", "part"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
 			return nil, err
@@ -76,7 +84,7 @@ func openStore(root string) (*store, error) {
 			errors.New("another kocli is sending content to this host"))
 		return nil, errors.Join(err, f.Close())
 	}
-	return &store{root: root, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
+	return &store{root: root, also: also, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
 }
 
 // close gives the folder free. Parts stay for the next run.
@@ -110,12 +118,11 @@ func (s *store) want(b Blob) (whole bool, p *part, err error) {
 	if !digestForm.MatchString(b.Digest) || b.Size < 0 {
 		return false, nil, fmt.Errorf("blob %d: digest %q or size %d is not valid", b.ID, b.Digest, b.Size)
 	}
-	x := &slot{blob: b}
-	if st, err := os.Lstat(Path(s.root, b.Digest)); err == nil && st.Mode().IsRegular() && st.Size() == b.Size {
-		x.whole, x.have = true, b.Size
-	} else if err == nil { // not what a run of ours leaves
-		if err := os.Remove(Path(s.root, b.Digest)); err != nil {
-			return false, nil, err
+	x := &slot{blob: b, path: Path(s.root, b.Digest)}
+	for _, place := range append([]string{x.path}, s.elsewhere(b)...) {
+		if st, err := os.Lstat(place); err == nil && st.Mode().IsRegular() && st.Size() == b.Size {
+			x.whole, x.have, x.path = true, b.Size, place
+			break
 		}
 	}
 	if !x.whole {
@@ -130,6 +137,15 @@ func (s *store) want(b Blob) (whole bool, p *part, err error) {
 	}
 	s.slots[b.ID] = x
 	return x.whole, p, nil
+}
+
+// elsewhere lists where others may have a blob.
+func (s *store) elsewhere(b Blob) []string {
+	var out []string
+	for _, dir := range s.also {
+		out = append(out, filepath.Join(dir, strings.TrimPrefix(b.Digest, "sha256:")))
+	}
+	return out
 }
 
 // readPart hashes the chunks of a part that an earlier run left; nil when there
@@ -295,7 +311,7 @@ func (s *store) readAt(id int, p []byte, off int64) error {
 	x := s.slots[id]
 	if x.file == nil { // whole since an earlier run
 		var err error
-		if x.file, err = os.Open(Path(s.root, x.blob.Digest)); err != nil {
+		if x.file, err = os.Open(x.path); err != nil {
 			s.mu.Unlock()
 			return err
 		}

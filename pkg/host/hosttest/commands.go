@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,9 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 			return "", 0, true
 		}
 	case "find":
+		if i := slices.Index(args, "-maxdepth"); i > 0 && slices.Equal(args[i:], []string{"-maxdepth", "1", "-type", "f", "-printf", `%f %s\n`}) {
+			return m.sizes(args[:i]), 0, true
+		}
 		if len(args) == 5 && args[1] == "-mindepth" && args[3] == "-maxdepth" {
 			var out strings.Builder
 			for _, p := range m.Files() {
@@ -82,6 +86,18 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 		return "", 0, true
 	}
 	return "", 0, false
+}
+
+// sizes lists the files of folders, with their sizes.
+func (m *Machine) sizes(dirs []string) string {
+	var out strings.Builder
+	for _, p := range m.Files() {
+		if slices.Contains(dirs, path.Dir(p)) {
+			data, _ := m.Read(p)
+			fmt.Fprintf(&out, "%s %d\n", path.Base(p), len(data))
+		}
+	}
+	return out.String()
 }
 
 // each applies f to every named file, as the coreutils do.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/ledger"
 )
 
@@ -30,15 +31,20 @@ func Wrap(h *ledger.Host, reader *host.Batch, binary string) *Host {
 // PutAll sends those files that differ in one stream.
 func (h *Host) PutAll(ctx context.Context, files []host.File, sent func(int64)) error {
 	h.reader.Forget()
-	send, err := h.differing(ctx, files)
+	send, stored, err := h.differing(ctx, files)
 	if err != nil || len(send) == 0 {
 		return err
 	}
 	r, w := io.Pipe()
 	defer func() { _ = r.Close() }() // ends the writer, if it still writes
+	there := func(f host.File) bool {
+		ok := stored[f.Content()] == f.Size && f.Size > 0
+		delete(stored, f.Content()) // it is taken out
+		return ok
+	}
 	var last time.Time
 	go func() {
-		w.CloseWithError(Write(w, send, func(n int64) {
+		w.CloseWithError(Write(w, send, there, func(n int64) {
 			if now := time.Now(); now.Sub(last) > 200*time.Millisecond {
 				last = now
 				sent(n)
@@ -62,11 +68,14 @@ func (h *Host) PutAll(ctx context.Context, files []host.File, sent func(int64)) 
 	return nil
 }
 
-// differing returns the files that are not as described.
-func (h *Host) differing(ctx context.Context, files []host.File) ([]host.File, error) {
+// differing returns the files that are not as described, and what the content
+// store of the host holds.
+func (h *Host) differing(ctx context.Context, files []host.File) ([]host.File, map[string]int64, error) {
 	diffs := make([]string, len(files))
-	errs := make([]error, len(files))
+	errs := make([]error, len(files)+1)
+	var stored map[string]int64
 	var wg sync.WaitGroup
+	wg.Go(func() { stored, errs[len(files)] = fanout.Stored(ctx, h.reader) })
 	for i, f := range files {
 		wg.Go(func() { diffs[i], errs[i] = ledger.Differs(ctx, h.reader, f) })
 	}
@@ -77,5 +86,5 @@ func (h *Host) differing(ctx context.Context, files []host.File) ([]host.File, e
 			out = append(out, files[i])
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, stored, errors.Join(errs...)
 }

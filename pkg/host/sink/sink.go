@@ -23,15 +23,18 @@ import (
 	"strings"
 
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/ledger"
 )
 
 // Protocol is the version of the stream. A host with another one says so, and
 // files are then put one by one.
-const Protocol = "1"
+const Protocol = "2"
 
-// header precedes the bytes of a file.
+// header precedes the bytes of a file. Where Stored is set there are none: the
+// content store of the host has them.
 type header struct {
+	Stored bool   `json:"stored,omitempty"`
 	Path   string `json:"path"`
 	Mode   uint32 `json:"mode"`
 	Owner  string `json:"owner"`
@@ -39,18 +42,24 @@ type header struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Write writes the stream of files. sent is told the bytes so far.
-func Write(w io.Writer, files []host.File, sent func(int64)) error {
+// Write writes the stream of files. The content of those that are stored on the
+// host is left out. sent is told the bytes so far.
+func Write(w io.Writer, files []host.File, stored func(host.File) bool, sent func(int64)) error {
 	buf := make([]byte, 256<<10)
 	var done int64
 	for _, f := range files {
 		mode, owner := f.Want()
-		h, err := json.Marshal(header{f.Path, uint32(mode), owner, f.Size, f.SHA256})
+		there := stored(f)
+		h, err := json.Marshal(header{there, f.Path, uint32(mode), owner, f.Size, f.SHA256})
 		if err != nil {
 			return err
 		}
 		if _, err := w.Write(append(h, '\n')); err != nil {
 			return err
+		}
+		if there {
+			done += f.Size
+			continue
 		}
 		if err := copyFile(w, f, buf, func(n int64) { done += n; sent(done) }); err != nil {
 			return fmt.Errorf("send %s: %w", f.Path, err)
@@ -112,7 +121,7 @@ func Receive(ctx context.Context, r io.Reader, root string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := t.place(ctx, h, io.LimitReader(in, h.Size), buf); err != nil {
+		if err := t.take(ctx, h, in, buf); err != nil {
 			return fmt.Errorf("put %s: %w", h.Path, err)
 		}
 		written = append(written, h)
@@ -141,6 +150,21 @@ func (t *target) origins() (map[string]bool, error) {
 		}
 	}
 	return known, nil
+}
+
+// take places a file, from the stream or out of the content store. What was taken
+// out of the store is not there twice; what is not what it should be goes too.
+func (t *target) take(ctx context.Context, h header, in io.Reader, buf []byte) error {
+	if !h.Stored {
+		return t.place(ctx, h, io.LimitReader(in, h.Size), buf)
+	}
+	name := t.path(fanout.Path(fanout.Root(), "sha256:"+h.SHA256))
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	err = t.place(ctx, h, f, buf)
+	return errors.Join(err, f.Close(), os.Remove(name))
 }
 
 // place writes one file beside its destination and renames it.

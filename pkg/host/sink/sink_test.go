@@ -29,10 +29,13 @@ func files() []host.File {
 	}
 }
 
+// fromHere says that the host has nothing of a file.
+func fromHere(host.File) bool { return false }
+
 func stream(t *testing.T, files []host.File) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := sink.Write(&b, files, func(int64) {}); err != nil {
+	if err := sink.Write(&b, files, fromHere, func(int64) {}); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -172,7 +175,7 @@ func TestWrite_refusesASourceThatIsNotAsAnnounced(t *testing.T) {
 	} {
 		f := host.Bytes("/x", 0o600, []byte("short"))
 		f.Open = func() (io.ReadCloser, error) { return io.NopCloser(src), nil }
-		if err := sink.Write(io.Discard, []host.File{f}, func(int64) {}); err == nil || !strings.Contains(err.Error(), "/x") {
+		if err := sink.Write(io.Discard, []host.File{f}, fromHere, func(int64) {}); err == nil || !strings.Contains(err.Error(), "/x") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

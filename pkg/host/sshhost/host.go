@@ -25,6 +25,7 @@ type Host struct {
 	client  *ssh.Client
 	closers []func() error
 	slots   chan struct{}
+	running atomic.Int64 // sessions that are open
 	trips   atomic.Int64
 	sent    atomic.Int64
 
@@ -152,19 +153,21 @@ func (h *Host) session(ctx context.Context) (*ssh.Session, func(), error) {
 		return nil, nil, ctx.Err()
 	}
 	release := func() { <-h.slots }
-	for wait := 5 * time.Millisecond; ; wait *= 2 {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, longestWait) {
 		s, err := h.open(ctx)
 		if ctx.Err() != nil {
 			release()
 			return nil, nil, ctx.Err()
 		}
 		if err == nil {
-			return s, func() { _ = s.Close(); release() }, nil
+			h.running.Add(1)
+			return s, func() { _ = s.Close(); h.running.Add(-1); release() }, nil
 		}
 		// sshd refuses a session above its limit, and counts one that we have
-		// closed until it has taken notice.
+		// closed until it has taken notice. As long as one of ours runs, there is
+		// one to wait for.
 		var full *ssh.OpenChannelError
-		if !errors.As(err, &full) || wait > time.Second {
+		if !errors.As(err, &full) || wait == longestWait && h.running.Load() == 0 {
 			release()
 			return nil, nil, h.broken("open session", err)
 		}
@@ -176,6 +179,9 @@ func (h *Host) session(ctx context.Context) (*ssh.Session, func(), error) {
 		}
 	}
 }
+
+// longestWait is the longest pause before sshd is asked for a session again.
+const longestWait = time.Second
 
 // open opens a session. A connection that has gone dead does not keep it from
 // returning when ctx ends.

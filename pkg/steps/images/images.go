@@ -14,6 +14,8 @@ import (
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/payload"
 	"github.com/kocli/kocli/pkg/plan"
 )
@@ -27,8 +29,10 @@ func ctr(args ...string) host.Cmd {
 	return host.Command(append([]string{"/usr/local/bin/ctr", "-n", "k8s.io"}, args...)...)
 }
 
-// Import has every image of the payload in containerd, pinned.
-func Import(p payload.Payload) plan.Step {
+// Import has every image of the payload in containerd, pinned. What the content
+// store of the host holds is taken from there: kocli is the command that runs
+// kocli on the host.
+func Import(p payload.Payload, kocli string) plan.Step {
 	return converge.Func{
 		Name: "images/import",
 		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
@@ -39,6 +43,9 @@ func Import(p payload.Payload) plan.Step {
 			var out []plan.Change
 			for _, im := range s.lacking {
 				c := plan.Change{Object: "image " + im.Ref, To: "import", Bytes: im.Size}
+				for _, b := range im.Blobs {
+					c.Content = append(c.Content, b.Digest)
+				}
 				if s.absent {
 					c.After = "runtime/service"
 				}
@@ -49,7 +56,7 @@ func Import(p payload.Payload) plan.Step {
 			}
 			return out, nil
 		},
-		ApplyFn: func(ctx context.Context, h host.Host) error { return apply(ctx, h, p) },
+		ApplyFn: func(ctx context.Context, h host.Host) error { return apply(ctx, h, p, kocli) },
 	}
 }
 
@@ -88,7 +95,7 @@ func look(ctx context.Context, r host.Reader, want []archive.Image) (state, erro
 	return s, nil
 }
 
-func apply(ctx context.Context, h host.Host, p payload.Payload) error {
+func apply(ctx context.Context, h host.Host, p payload.Payload, kocli string) error {
 	s, err := look(ctx, h, p.Images())
 	if err != nil {
 		return err
@@ -102,9 +109,13 @@ func apply(ctx context.Context, h host.Host, p payload.Payload) error {
 		if err != nil {
 			return fmt.Errorf("ask containerd for its content: %w", err)
 		}
-		if err := send(ctx, h, p, s.lacking, archive.ParseDigests(out.Text()).Has); err != nil {
+		stored, err := fanout.Stored(ctx, h)
+		if err != nil {
+			return err
+		}
+		if err := send(ctx, h, p, s.lacking, archive.ParseDigests(out.Text()).Has, kocli, stored); err != nil {
 			// A blob that was listed may have been collected since: send all.
-			if err2 := send(ctx, h, p, s.lacking, nil); err2 != nil {
+			if err2 := send(ctx, h, p, s.lacking, nil, kocli, nil); err2 != nil {
 				return errors.Join(err2, err)
 			}
 		}
@@ -117,16 +128,31 @@ func apply(ctx context.Context, h host.Host, p payload.Payload) error {
 	return nil
 }
 
-// send streams images into ctr.
-func send(ctx context.Context, h host.Host, p payload.Payload, images []archive.Image, have func(string) bool) error {
+// send streams images into ctr. Blobs that are stored on the host are filled in
+// there.
+func send(ctx context.Context, h host.Host, p payload.Payload, images []archive.Image, have func(string) bool, kocli string, stored map[string]int64) error {
 	size, write, err := p.ImageTar(images, have)
 	if err != nil {
 		return err
 	}
-	r, w := io.Pipe()
-	go func() { w.CloseWithError(write(w)) }()
-	defer func() { _ = r.Close() }()
 	c := ctr("images", "import", "-")
+	if len(stored) > 0 {
+		c = host.Command(append([]string{kocli, "node", "splice", "--"}, c.Argv...)...)
+	}
+	r, w := io.Pipe()
+	go func() {
+		if len(stored) == 0 {
+			w.CloseWithError(write(w))
+			return
+		}
+		s := sink.NewSplicer(w, stored)
+		if err := write(s); err != nil {
+			w.CloseWithError(err)
+			return
+		}
+		w.CloseWithError(s.Close())
+	}()
+	defer func() { _ = r.Close() }()
 	c.Stdin = &meter{r: r, total: size, report: func(done, total int64) { plan.Transfer(ctx, "images", done, total) }}
 	if _, err := h.Run(ctx, c); err != nil {
 		return fmt.Errorf("import %d images: %w", len(images), err)

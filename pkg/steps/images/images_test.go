@@ -39,7 +39,7 @@ func running(t *testing.T) *hosttest.Machine {
 
 func TestImport_converges(t *testing.T) {
 	p := bundle(t, false)
-	step := images.Import(p)
+	step := images.Import(p, "kocli")
 	for name, prepare := range map[string]func(*hosttest.Machine){
 		"a fresh host": func(*hosttest.Machine) {},
 		"one image is not pinned and one is old": func(m *hosttest.Machine) {
@@ -73,7 +73,7 @@ func TestImport_converges(t *testing.T) {
 func TestImport_withoutContainerdIsKnownAfterTheRuntime(t *testing.T) {
 	m := hosttest.OS(hosttest.New("n"))
 	m.Install(hosttest.Ctr())
-	changes, err := images.Import(bundle(t, true)).Check(t.Context(), m)
+	changes, err := images.Import(bundle(t, true), "kocli").Check(t.Context(), m)
 	if err != nil || len(changes) != 9 || changes[0].After != "runtime/service" || changes[0].Bytes == 0 {
 		t.Errorf("%v, %v", changes, err)
 	}
@@ -89,13 +89,13 @@ func TestImport_sendsOnlyWhatIsLacking(t *testing.T) {
 		}
 		return "", 0, false
 	})
-	if err := images.Import(p).Apply(t.Context(), m); err != nil {
+	if err := images.Import(p, "kocli").Apply(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	// The worker's images share layers with those of the control plane, so that
 	// one that is imported again sends next to nothing.
 	m.Delete(path.Join(hosttest.ImagesDir, strings.ReplaceAll(p.Images()[0].Ref, "/", "|")))
-	if err := images.Import(p).Apply(t.Context(), m); err != nil {
+	if err := images.Import(p, "kocli").Apply(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	if len(sent) != 2 || sent[1] > sent[0]/4 {

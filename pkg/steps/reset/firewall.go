@@ -92,7 +92,7 @@ func lookNet(ctx context.Context, r host.Reader) (netState, error) {
 		host.Command("iptables-save"), host.Command("ip6tables-save"), host.Command("nft", "list", "tables"),
 		host.Command("ls", "-1", "/sys/class/net"),
 		host.Command("find", "/etc/cni/net.d", "/var/lib/cni", "/run/flannel", "-maxdepth", "2", "(", "-path", "/etc/cni/net.d/10-flannel.conflist",
-			"-o", "-path", "/var/lib/cni/networks/cbr0", "-o", "-path", "/var/lib/cni/results/cbr0-*", "-o", "-path", "/var/lib/cni/flannel", "-o", "-path", "/run/flannel", ")"))
+			"-o", "-path", "/var/lib/cni/networks/cbr0", "-o", "-path", "/var/lib/cni/results/cbr0-*", "-o", "-path", "/var/lib/cni/results/cni-loopback-*", "-o", "-path", "/var/lib/cni/flannel", "-o", "-path", "/run/flannel", ")"))
 	if err != nil {
 		return n, err
 	}

@@ -27,6 +27,11 @@ import (
 // Socket is where containerd listens.
 const Socket = "/run/containerd/containerd.sock"
 
+// ContentDir is where containerd keeps blobs, under the hex of their digests.
+func ContentDir() string {
+	return "/var/lib/containerd/io.containerd.content.v1.content/blobs/sha256"
+}
+
 // Unit is containerd's systemd unit.
 const Unit = "containerd.service"
 

@@ -1,0 +1,125 @@
+package workflow
+
+import (
+	"context"
+	"time"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/steps/content"
+	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
+)
+
+// PushResult is what a push to hosts did. Its JSON is stable.
+type PushResult struct {
+	Cluster   string           `json:"cluster"`
+	Bundle    string           `json:"bundle"` // its digest
+	Nodes     int              `json:"nodes"`
+	Missing   map[string]int64 `json:"missingBytes"` // of each host, before the push
+	Sent      int64            `json:"sentBytes"`    // that left this machine
+	Links     int              `json:"links"`        // between hosts
+	Moved     int              `json:"moved"`        // links that were made anew
+	Duration  time.Duration    `json:"durationNs"`
+	Hosts     map[string]Stats `json:"hosts,omitempty"`
+	Log       string           `json:"log,omitempty"`
+	Unchanged bool             `json:"unchanged"` // no host lacked anything
+}
+
+// Push brings what an install or upgrade will need to the hosts, and installs
+// nothing. The result is not nil once the run has a log, also with an error.
+func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error) {
+	if o.Bundle == "" {
+		return nil, fault.New(fault.Usage, "", errNoBundle)
+	}
+	start := o.Clock.Now()
+	s, err := Open(ctx, o, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }() // what matters has been synced before
+	res := &PushResult{Cluster: s.inv.Name, Bundle: s.bundle.Digest(), Nodes: len(s.inv.Nodes), Missing: map[string]int64{}, Log: s.LogPath, Unchanged: true}
+	c, err := s.examine(ctx)
+	if err != nil {
+		return res, err
+	}
+	phases, err := c.pushPhases(mode, func(r fanout.Report) {
+		res.Missing, res.Sent, res.Links, res.Moved, res.Unchanged = r.Missing, r.Sent, r.Links, r.Moved, false
+	})
+	if err != nil {
+		return res, err
+	}
+	p, err := plan.Compile(phases, plan.Options{Now: o.Clock.Now})
+	if err != nil {
+		return res, err
+	}
+	_, err = p.Execute(ctx, s.hosts, o.Observer.Event)
+	res.Hosts, res.Duration = s.Stats(), o.Clock.Now().Sub(start)
+	return res, err
+}
+
+// contentFrom is the number of nodes from which create sends its content to all
+// hosts in one go: below it, each host gets its own while others work already.
+const contentFrom = 4
+
+// installing are the phases whose steps take content from the bundle.
+func installing() []string { return []string{"os", "runtime", "kubernetes", "images"} }
+
+// pushPhases are those of create up to where content is on the hosts.
+func (c *Cluster) pushPhases(mode fanout.Mode, done func(fanout.Report)) ([]plan.Phase, error) {
+	var agent []plan.Phase
+	for _, ph := range c.installPhases() {
+		if ph.Name == "agent" {
+			ph.HeadStart = nil
+			agent = append(agent, ph)
+		}
+	}
+	phase, err := c.contentPhase(mode, done)
+	return append(agent, phase), err
+}
+
+// contentPhase sends all that the installing phases will need.
+func (c *Cluster) contentPhase(mode fanout.Mode, done func(fanout.Report)) (plan.Phase, error) {
+	var nodes []content.Node
+	for _, n := range c.Inventory.Nodes {
+		cn := content.Node{Name: n.Name, IP: n.IP}
+		for _, ph := range c.installPhases() {
+			for _, name := range installing() {
+				if ph.Name != name {
+					continue
+				}
+				steps, err := ph.Steps(n.Name)
+				if err != nil {
+					return plan.Phase{}, err
+				}
+				cn.Steps = append(cn.Steps, steps...)
+			}
+		}
+		nodes = append(nodes, cn)
+	}
+	blobs := ctrd.ContentDir()
+	step := content.Push(content.Options{
+		Nodes: nodes, Dialer: c.Dialer, Item: c.item, Mode: mode, Now: c.Clock.Now, Done: done,
+		Relay: []string{kocliPath(), "node", "relay", "--also", blobs}, Also: []string{blobs},
+	})
+	return plan.Phase{
+		Name: "content", Needs: []string{"agent"}, Nodes: []string{c.Inventory.Seed().Name},
+		Steps: func(string) ([]plan.Step, error) { return []plan.Step{step}, nil },
+	}, nil
+}
+
+// item is a blob of the bundle for a push.
+func (c *Cluster) item(digest string) (fanout.Item, bool) {
+	s, ok := c.Bundle.Section(digest)
+	if !ok {
+		return fanout.Item{}, false
+	}
+	return fanout.Item{Digest: digest, Size: s.Size(), Content: s}, true
+}
+
+// pushes reports whether create sends its content in one go.
+func pushes(inv *inventory.Inventory, b *archive.Bundle) bool {
+	return b != nil && len(inv.Nodes) >= contentFrom
+}
