@@ -31,18 +31,9 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 			m.Link(args[2], args[1])
 			return "", 0, true
 		}
-	case "find":
-		if i := slices.Index(args, "-maxdepth"); i > 0 && slices.Equal(args[i:], []string{"-maxdepth", "1", "-type", "f", "-printf", `%f %s\n`}) {
-			return m.sizes(args[:i]), 0, true
-		}
-		if len(args) == 5 && args[1] == "-mindepth" && args[3] == "-maxdepth" {
-			var out strings.Builder
-			for _, p := range m.Files() {
-				if path.Dir(p) == path.Clean(args[0]) {
-					out.WriteString(p + "\n")
-				}
-			}
-			return out.String(), 0, true
+	case "ls":
+		if len(args) == 2 && (args[0] == "-A" || args[0] == "-1") {
+			return m.list(args[1])
 		}
 	case "sha256sum":
 		if len(args) == 0 {
@@ -88,16 +79,21 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 	return "", 0, false
 }
 
-// sizes lists the files of folders, with their sizes.
-func (m *Machine) sizes(dirs []string) string {
-	var out strings.Builder
-	for _, p := range m.Files() {
-		if slices.Contains(dirs, path.Dir(p)) {
-			data, _ := m.Read(p)
-			fmt.Fprintf(&out, "%s %d\n", path.Base(p), len(data))
+// list names what is in a folder.
+func (m *Machine) list(dir string) (string, int, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f, ok := m.get(dir, true); !ok || !f.Mode.IsDir() {
+		return "ls: cannot access '" + dir + "': No such file or directory\n", 2, true
+	}
+	var names []string
+	for p := range m.files {
+		if path.Dir(p) == path.Clean(dir) && p != "/" {
+			names = append(names, path.Base(p)+"\n")
 		}
 	}
-	return out.String()
+	slices.Sort(names)
+	return strings.Join(names, ""), 0, true
 }
 
 // each applies f to every named file, as the coreutils do.

@@ -15,10 +15,14 @@ import (
 	"strings"
 )
 
-// The folders in which a machine in memory shows what containerd holds.
+// The folders in which a machine in memory shows what containerd holds: that of
+// Kubernetes, and below NamespacesDir what others have, in a folder each with
+// "images" and "containers".
 const (
-	ContentDir = "/var/lib/containerd/content"
-	ImagesDir  = "/var/lib/containerd/images"
+	ContentDir    = "/var/lib/containerd/content"
+	ImagesDir     = "/var/lib/containerd/images"
+	ContainersDir = "/var/lib/containerd/containers"
+	NamespacesDir = "/var/lib/containerd/namespaces"
 )
 
 // Ctr is containerd's own client, which answers only where it is installed and
@@ -36,11 +40,19 @@ func Ctr() Program {
 		if r, ok := m.program(ctx, []string{"systemctl", "is-active", "containerd.service"}, nil); !ok || r.Code != 0 {
 			return Reply{Stderr: "ctr: cannot access socket /run/containerd/containerd.sock: no such file or directory\n", Code: 1}, true
 		}
-		args := argv[1:]
+		args, ns := argv[1:], "default"
 		if len(args) > 1 && args[0] == "-n" {
-			args = args[2:]
+			args, ns = args[2:], args[1]
 		}
 		switch {
+		case slices.Equal(args, []string{"namespaces", "ls", "-q"}):
+			return Reply{Stdout: "k8s.io\n" + names(m, NamespacesDir)}, true
+		case len(args) == 3 && (args[0] == "images" || args[0] == "containers") && args[1] == "ls" && args[2] == "-q":
+			dir := path.Join(NamespacesDir, ns, args[0])
+			if ns == "k8s.io" {
+				dir = path.Join(path.Dir(ImagesDir), args[0])
+			}
+			return Reply{Stdout: strings.ReplaceAll(names(m, dir), "|", "/")}, true
 		case slices.Equal(args, []string{"images", "ls"}):
 			return Reply{Stdout: imageList(m)}, true
 		case slices.Equal(args, []string{"content", "ls", "-q"}):
@@ -61,6 +73,15 @@ func Ctr() Program {
 		}
 		return Reply{}, false
 	}
+}
+
+// names lists what is in a folder, if there is one.
+func names(m *Machine, dir string) string {
+	out, code, _ := m.list(dir)
+	if code != 0 {
+		return ""
+	}
+	return out
 }
 
 // imageFile is where the machine keeps a reference: its digest, a space, labels.

@@ -230,6 +230,11 @@ func systemctl(m *Machine, verb, name string, exists bool, text string, u *unit,
 		return Reply{Stderr: "Failed to " + verb + " unit: Unit file " + name + " does not exist.\n", Code: 5}
 	}
 	switch verb {
+	case "is-enabled":
+		if !enabled {
+			return Reply{Stdout: "disabled\n", Code: 1}
+		}
+		return Reply{Stdout: "enabled\n"}
 	case "enable":
 		m.Link(wants(name), "/etc/systemd/system/"+name)
 	case "disable":

@@ -66,7 +66,7 @@ var (
 // New returns an empty machine that knows the commands of coreutils that look.
 func New(name string, handlers ...Handler) *Machine {
 	return &Machine{
-		Wire: &Wire{}, name: name, files: map[string]File{"/": folder()}, handlers: append(handlers, coreutils), programs: []Program{shell},
+		Wire: &Wire{}, name: name, files: map[string]File{"/": folder()}, handlers: append(handlers, coreutils), programs: []Program{find, shell},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 )
 
@@ -125,12 +126,16 @@ type effect func()
 // Kubeadm makes a control plane on the machine and joins nodes to it, as far as
 // kocli can tell, preflight checks included.
 func (c *Cluster) Kubeadm() hosttest.Program {
-	return func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+	return func(ctx context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
 		i := slices.Index(argv, "/usr/bin/kubeadm")
 		if i < 0 || argv[0] != "flock" {
 			return hosttest.Reply{}, false
 		}
 		args := argv[i+1:]
+		if args[0] == "reset" {
+			c.run(m, resetEffects(ctx, m))
+			return hosttest.Reply{}, true
+		}
 		config, ignored := "", []string{}
 		for j, a := range args {
 			if a == "--config" && j+1 < len(args) {
@@ -165,18 +170,23 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 				return hosttest.Reply{Stderr: "error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR " + r + "]: already exists\n", Code: 1}, true
 			}
 		}
-		c.mu.Lock()
-		halt := c.halt
-		c.halt = 0
-		c.mu.Unlock()
-		for n, e := range effects {
-			if halt > 0 && n >= halt {
-				m.Cut()
-				break
-			}
-			e()
-		}
+		c.run(m, effects)
 		return hosttest.Reply{}, true
+	}
+}
+
+// run has the effects happen, as many of them as HaltAfter allows.
+func (c *Cluster) run(m *hosttest.Machine, effects []effect) {
+	c.mu.Lock()
+	halt := c.halt
+	c.halt = 0
+	c.mu.Unlock()
+	for n, e := range effects {
+		if halt > 0 && n >= halt {
+			m.Cut()
+			break
+		}
+		e()
 	}
 }
 
@@ -247,6 +257,34 @@ func (c *Cluster) joinEffects(m *hosttest.Machine) []effect {
 		func() { m.Write("/etc/kubernetes/kubelet.conf", 0o600, "x") },
 		register,
 	}
+}
+
+// resetEffects are what kubeadm reset does, in its order: it empties folders and
+// leaves them, cannot remove containers without containerd, and says so only in
+// its output.
+func resetEffects(ctx context.Context, m *hosttest.Machine) []effect {
+	empty := func(dir string) effect {
+		return func() {
+			for _, f := range m.Files() {
+				if strings.HasPrefix(f, dir+"/") {
+					m.Delete(f)
+				}
+			}
+		}
+	}
+	out := []effect{
+		empty("/var/lib/etcd"),
+		func() {
+			if _, err := m.Query(ctx, host.Command("systemctl", "is-active", "containerd.service")); err == nil {
+				empty(hosttest.ContainersDir)()
+			}
+		},
+		empty("/etc/kubernetes/manifests"), empty("/var/lib/kubelet"), empty("/etc/kubernetes/pki"),
+	}
+	for _, f := range []string{"admin", "super-admin", "kubelet", "bootstrap-kubelet", "controller-manager", "scheduler"} {
+		out = append(out, func() { m.Delete("/etc/kubernetes/" + f + ".conf") })
+	}
+	return out
 }
 
 // checkToken complains when a join configuration holds no token that the cluster

@@ -14,11 +14,8 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/converge"
-	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/ledger"
-	"github.com/kocli/kocli/pkg/kubeadm"
-	"github.com/kocli/kocli/pkg/kubeadmrun"
 	"github.com/kocli/kocli/pkg/plan"
 )
 
@@ -33,82 +30,32 @@ func Ours(ctx context.Context, r host.Reader) (bool, error) {
 	return book.Has("/usr/bin/kubelet", ledger.FileAbsent, ledger.FileKept), err
 }
 
-// Kubeadm runs kubeadm reset where kubeadm has been at work.
-func Kubeadm() plan.Step {
-	found := func(ctx context.Context, r host.Reader) (bool, error) {
-		outs, _, err := converge.Asked(ctx, r, host.Command("find", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "-maxdepth", "2",
-			"(", "-path", "/etc/kubernetes/manifests/*.yaml", "-o", "-path", "/etc/kubernetes/admin.conf", "-o", "-path", "/etc/kubernetes/kubelet.conf", "-o", "-path", "/etc/kubernetes/bootstrap-kubelet.conf", "-o", "-path", "/etc/kubernetes/pki",
-			"-o", "-path", "/var/lib/kubelet/config.yaml", "-o", "-path", "/var/lib/etcd/member", ")"))
-		if err != nil {
-			return false, err
-		}
-		return outs[0].Text() != "", nil
-	}
-	return converge.Func{
-		Name: "reset/kubeadm",
-		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			ok, err := found(ctx, r)
-			if err != nil || !ok {
-				return nil, err
-			}
-			ours, err := Ours(ctx, r)
-			if err != nil {
-				return nil, err
-			}
-			if !ours {
-				return nil, fault.New(fault.Preflight, "take the host out of the cluster YAML, or remove that Kubernetes with the tool that installed it",
-					fmt.Errorf("%s has a Kubernetes that kocli did not install: it is left alone", r.Name()))
-			}
-			return []plan.Change{{Object: "kubeadm reset", To: "node leaves, its pods and data are removed", Disruptive: true}}, nil
-		},
-		ApplyFn: func(ctx context.Context, h host.Host) error {
-			if _, err := h.Stat(ctx, "/usr/bin/kubeadm"); errors.Is(err, fs.ErrNotExist) {
-				return errors.New("there is a control plane or kubelet here, and no kubeadm to remove it with")
-			}
-			// containerd has to run for kubeadm to stop the pods.
-			if _, err := h.Run(ctx, host.Command("systemctl", "start", "containerd.service")); err != nil {
-				return err
-			}
-			if err := kubeadmrun.Run(ctx, h, "reset", "--force", "--cri-socket", kubeadm.CRISocket); err != nil {
-				return err
-			}
-			if _, err := h.Run(ctx, host.Command("systemctl", "stop", "kubelet.service")); err != nil {
-				return err
-			}
-			// kubeadm leaves these where a mount or a killed run was in its way.
-			_, err := h.Run(ctx, host.Command("find", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "-mindepth", "1", "-xdev",
-				"-not", "-path", kubeadm.ConfigDir, "-not", "-path", kubeadm.ConfigDir+"/*", "-delete"))
-			var x *host.ExitError
-			if errors.As(err, &x) {
-				return nil // what is left is said by the check
-			}
-			return err
-		},
-	}
-}
-
 // Runtime stops the containers of Kubernetes and containerd itself, and removes
 // its data, unless there are containers of others.
 func Runtime() plan.Step {
-	return converge.Func{
-		Name: "reset/runtime",
-		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			s, err := lookRuntime(ctx, r)
-			if err != nil || !s.ours {
-				return nil, err
-			}
-			if len(s.foreign) > 0 {
-				if !s.images {
-					return nil, nil
-				}
-				return []plan.Change{{Object: "containerd", From: "used by " + strings.Join(s.foreign, ", "), To: "stays; only the images of Kubernetes go"}}, nil
-			}
-			if !s.active && !s.data {
+	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+		s, err := lookRuntime(ctx, r)
+		if err != nil || !s.ours {
+			return nil, err
+		}
+		if len(s.foreign) > 0 {
+			if !s.images {
 				return nil, nil
 			}
-			return []plan.Change{{Object: "containerd", To: "stop, remove its data", Disruptive: true}}, nil
-		},
+			return []plan.Change{{Object: "containerd", From: "used by " + strings.Join(s.foreign, ", "), To: "stays; only the images of Kubernetes go"}}, nil
+		}
+		if !s.active && !s.data && !s.remains {
+			return nil, nil
+		}
+		return []plan.Change{{Object: "containerd", To: "stop, remove its data", Disruptive: true}}, nil
+	}
+	return converge.Func{
+		Name:    "reset/runtime",
+		CheckFn: check,
 		ApplyFn: func(ctx context.Context, h host.Host) error {
+			if todo, err := check(ctx, h); err != nil || len(todo) == 0 {
+				return err
+			}
 			// Only a containerd that runs can say whether others use it.
 			if _, err := h.Run(ctx, host.Command("systemctl", "start", "containerd.service")); err != nil {
 				return fmt.Errorf("ask containerd for containers of others: %w", err)
@@ -121,7 +68,7 @@ func Runtime() plan.Step {
 				return fmt.Errorf("containerd does not say whether others use it, so its data stays: %w", s.mute)
 			}
 			if len(s.foreign) > 0 {
-				_, err := h.Run(ctx, host.Command("sh", "-c", `/usr/local/bin/ctr -n k8s.io images ls -q | xargs -r /usr/local/bin/ctr -n k8s.io images rm --sync`))
+				_, err := h.Run(ctx, host.Command("sh", "-c", dropImages))
 				return err
 			}
 			c := host.Command("systemctl", "stop", "containerd.service")
@@ -135,6 +82,9 @@ func Runtime() plan.Step {
 	}
 }
 
+// dropImages removes the images of Kubernetes.
+const dropImages = `/usr/local/bin/ctr -n k8s.io images ls -q | xargs -r /usr/local/bin/ctr -n k8s.io images rm --sync`
+
 // sweep removes containerd's data and state. The folder itself may be a mount.
 const sweep = `set -e
 for m in $(awk '$2 ~ "^/run/containerd/" || $2 ~ "^/var/lib/containerd/" {print $2}' /proc/mounts | sort -r); do umount -l -- "$m" || :; done
@@ -145,6 +95,7 @@ type runtimeState struct {
 	ours    bool // kocli installed it
 	active  bool
 	data    bool
+	remains bool     // of its processes, in /run
 	images  bool     // of Kubernetes
 	foreign []string // who uses it beside Kubernetes
 	mute    error    // why it could not be asked
@@ -163,12 +114,14 @@ func lookRuntime(ctx context.Context, r host.Reader) (runtimeState, error) {
 		host.Command("systemctl", "is-active", "containerd.service"),
 		host.Command("ls", "-A", "/var/lib/containerd"),
 		host.Command("/usr/local/bin/ctr", "namespaces", "ls", "-q"),
-		host.Command("/usr/local/bin/ctr", "-n", "k8s.io", "images", "ls", "-q"))
+		host.Command("/usr/local/bin/ctr", "-n", "k8s.io", "images", "ls", "-q"),
+		host.Command("ls", "-A", "/run/containerd"))
 	if err != nil {
 		return s, err
 	}
 	s.active = errs[0] == nil
 	s.data = errs[1] == nil && outs[1].Text() != ""
+	s.remains = errs[4] == nil && outs[4].Text() != ""
 	s.images = errs[3] == nil && outs[3].Text() != ""
 	if s.mute = errs[2]; s.mute != nil {
 		return s, nil
@@ -202,28 +155,26 @@ func runtimePath(p string) bool {
 // Undo goes through the ledger: services off, packages out, values and files
 // back. The ledger itself goes last.
 func Undo() plan.Step {
-	return converge.Func{
-		Name: "reset/undo",
-		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			book, err := ledger.Read(ctx, r)
-			if err != nil || len(book) == 0 {
-				return nil, err
-			}
-			s, err := lookRuntime(ctx, r)
-			if err != nil {
-				return nil, err
-			}
-			if len(s.foreign) > 0 && !undoable(book) {
-				return nil, nil
-			}
-			return []plan.Change{
-				{Object: "files that kocli made", From: fmt.Sprint(len(book.Of(ledger.FileAbsent))), To: "remove"},
-				{Object: "files that kocli replaced", From: fmt.Sprint(len(book.Of(ledger.FileKept))), To: "restore"},
-				{Object: "packages that kocli installed", From: fmt.Sprint(len(book.Of(ledger.Package))), To: "remove"},
-			}, nil
-		},
-		ApplyFn: undo,
+	return converge.Func{Name: "reset/undo", CheckFn: checkUndo, ApplyFn: undo}
+}
+
+func checkUndo(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+	book, err := ledger.Read(ctx, r)
+	if err != nil || len(book) == 0 {
+		return nil, err // nothing here is kocli's
 	}
+	s, err := lookRuntime(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.foreign) > 0 && !undoable(book) {
+		return nil, nil
+	}
+	return []plan.Change{
+		{Object: "files that kocli made", From: fmt.Sprint(len(book.Of(ledger.FileAbsent))), To: "remove"},
+		{Object: "files that kocli replaced", From: fmt.Sprint(len(book.Of(ledger.FileKept))), To: "restore"},
+		{Object: "packages that kocli installed", From: fmt.Sprint(len(book.Of(ledger.Package))), To: "remove"},
+	}, nil
 }
 
 // undoable reports whether a ledger holds more than the runtime's entries.
@@ -237,9 +188,12 @@ func undoable(book ledger.Book) bool {
 }
 
 func undo(ctx context.Context, h host.Host) error {
+	if todo, err := checkUndo(ctx, h); err != nil || len(todo) == 0 {
+		return err
+	}
 	book, err := ledger.Read(ctx, h)
-	if err != nil || len(book) == 0 {
-		return err // nothing here is kocli's
+	if err != nil {
+		return err
 	}
 	s, err := lookRuntime(ctx, h)
 	if err != nil {

@@ -132,8 +132,13 @@ func TestRestoreScript_hostsKeepsWhatOthersWrote(t *testing.T) {
 // scripts does on a machine in memory what the scripts of this package do.
 func scripts(_ context.Context, m *hosttest.Machine, argv []string, stdin []byte) (hosttest.Reply, bool) {
 	switch {
-	case argv[0] == "ls", argv[0] == "/usr/local/bin/ctr":
+	case argv[0] == "/usr/local/bin/ctr":
 		return hosttest.Reply{Stderr: argv[0] + ": No such file or directory", Code: 2}, true
+	case argv[0] == "sh" && argv[2] == sweep:
+		m.Delete("/run/containerd")
+		m.Delete("/var/lib/containerd")
+	case argv[0] == "sh" && argv[2] == dropImages:
+		m.Delete(hosttest.ImagesDir)
 	case argv[0] != "sh" || len(argv) < 5:
 		return hosttest.Reply{}, false
 	case argv[3] == "kocli-restore":
@@ -145,6 +150,8 @@ func scripts(_ context.Context, m *hosttest.Machine, argv []string, stdin []byte
 				m.Write(p, 0o600, text)
 			}
 		}
+	case argv[3] == "kocli-keep":
+		m.Write(argv[4], 0o600, string(stdin))
 	case argv[3] == "kocli-last":
 		m.Delete(argv[4])
 	default:
