@@ -110,29 +110,33 @@ func (s *Session) resetPhases(nodes []string, whole bool) []plan.Phase {
 // drainStep empties a node and takes it out of the cluster. A cluster that does
 // not answer, and is to end, has nothing to drain.
 func drainStep(node string, whole bool, api kube.API) plan.Step {
+	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+		if ours, err := reset.Ours(ctx, r); err != nil || !ours {
+			return nil, err // nothing of kocli's; what is there is not ours to drain
+		}
+		c, err := api.Look(ctx)
+		if errors.Is(err, kube.ErrNoCluster) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		n, err := c.Node(ctx, node)
+		if err != nil && whole {
+			return nil, nil //nolint:nilerr // the API is down, and the cluster is to end
+		}
+		if err != nil || n == nil {
+			return nil, err
+		}
+		return []plan.Change{{Object: "node " + node, To: "drain, leave the cluster", Disruptive: true}}, nil
+	}
 	return converge.Func{
-		Name: "reset/drain-" + node,
-		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			if ours, err := reset.Ours(ctx, r); err != nil || !ours {
-				return nil, err // nothing of kocli's; what is there is not ours to drain
+		Name:    "reset/drain-" + node,
+		CheckFn: check,
+		ApplyFn: func(ctx context.Context, h host.Host) error {
+			if todo, err := check(ctx, h); err != nil || len(todo) == 0 {
+				return err
 			}
-			c, err := api.Look(ctx)
-			if errors.Is(err, kube.ErrNoCluster) {
-				return nil, nil
-			}
-			if err != nil {
-				return nil, err
-			}
-			n, err := c.Node(ctx, node)
-			if err != nil && whole {
-				return nil, nil //nolint:nilerr // the API is down, and the cluster is to end
-			}
-			if err != nil || n == nil {
-				return nil, err
-			}
-			return []plan.Change{{Object: "node " + node, To: "drain, leave the cluster", Disruptive: true}}, nil
-		},
-		ApplyFn: func(ctx context.Context, _ host.Host) error {
 			c, err := api.Dial(ctx)
 			if err != nil {
 				return err

@@ -24,6 +24,7 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
@@ -41,6 +42,8 @@ type API struct {
 	// React is called after every write, with the object as stored; nil when it
 	// was deleted. It may write with Put.
 	React func(resource, namespace, name string, o Object)
+	// Budget reports whether a pod may be evicted; nil means that all may.
+	Budget func(pod Object) bool
 	// BeforeWrite is called when a write has arrived and nothing is done yet.
 	BeforeWrite func()
 
@@ -383,18 +386,30 @@ func (a *API) serveList(w http.ResponseWriter, r *http.Request, q request) {
 		fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())
 		return
 	}
+	fields, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, err.Error())
+		return
+	}
 	items := slices.DeleteFunc(a.List(q.kind.resource, q.namespace), func(o Object) bool {
 		set := labels.Set{}
 		have, _ := metadata(o)["labels"].(Object)
 		for n, v := range have {
 			set[n] = fmt.Sprint(v)
 		}
-		return !sel.Matches(set)
+		return !sel.Matches(set) || !fields.Matches(fieldsOf(o))
 	})
 	respond(w, http.StatusOK, Object{
 		"kind": q.kind.kind + "List", "apiVersion": strings.TrimPrefix(q.kind.group+"/"+q.kind.version, "/"),
 		"metadata": Object{"resourceVersion": "1"}, "items": items,
 	})
+}
+
+// fieldsOf are the fields that a list can be narrowed down by.
+func fieldsOf(o Object) fields.Set {
+	spec, _ := o["spec"].(Object)
+	node, _ := spec["nodeName"].(string)
+	return fields.Set{"spec.nodeName": node, "metadata.name": fmt.Sprint(metadata(o)["name"])}
 }
 
 func (a *API) proxy(w http.ResponseWriter, r *http.Request, q request) {
@@ -424,29 +439,37 @@ func (a *API) write(w http.ResponseWriter, r *http.Request, q request) {
 	if a.BeforeWrite != nil {
 		a.BeforeWrite()
 	}
+	method := r.Method
+	if len(q.rest) == 1 && q.rest[0] == "eviction" {
+		if pod := a.Get("pods", q.namespace, q.name); pod != nil && a.Budget != nil && !a.Budget(pod) {
+			fail(w, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, "Cannot evict pod as it would violate the pod's disruption budget.")
+			return
+		}
+		method = http.MethodDelete
+	}
 	at := key{q.kind.resource, q.namespace, q.name}
 	a.mu.Lock()
 	old := a.objects[at]
 	_, home := a.objects[key{"namespaces", "", q.namespace}]
-	apply := r.Method == http.MethodPatch && strings.HasPrefix(r.Header.Get("Content-Type"), "application/apply-patch")
+	apply := method == http.MethodPatch && strings.HasPrefix(r.Header.Get("Content-Type"), "application/apply-patch")
 	unlock := sync.OnceFunc(a.mu.Unlock)
 	defer unlock()
 	switch {
 	case q.kind.namespaced && !home:
 		fail(w, http.StatusNotFound, metav1.StatusReasonNotFound, fmt.Sprintf("namespaces %q not found", q.namespace))
 		return
-	case r.Method == http.MethodPost && old != nil:
+	case method == http.MethodPost && old != nil:
 		fail(w, http.StatusConflict, metav1.StatusReasonAlreadyExists, fmt.Sprintf("%s %q already exists", at.resource, at.name))
 		return
-	case r.Method != http.MethodPost && old == nil && !apply:
+	case method != http.MethodPost && old == nil && !apply:
 		missing(w, q)
 		return
-	case old != nil && r.Method != http.MethodDelete && conflicting(old, body):
+	case old != nil && method != http.MethodDelete && conflicting(old, body):
 		fail(w, http.StatusConflict, metav1.StatusReasonConflict, "the object has been modified; please apply your changes to the latest version and try again")
 		return
 	}
 	var stored Object
-	switch r.Method {
+	switch method {
 	case http.MethodDelete:
 		delete(a.objects, at)
 		maps.DeleteFunc(a.objects, func(k key, _ Object) bool { return at.resource == "namespaces" && k.namespace == at.name })
@@ -555,6 +578,11 @@ func discovery(w http.ResponseWriter, path string) bool {
 		for _, k := range ks {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
 				Name: k.resource, Kind: k.kind, Namespaced: k.namespaced, Verbs: metav1.Verbs{"get", "list", "create", "update", "patch", "delete"},
+			})
+		}
+		if g == "" {
+			list.APIResources = append(list.APIResources, metav1.APIResource{
+				Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1", Namespaced: true, Verbs: metav1.Verbs{"create"},
 			})
 		}
 		respond(w, http.StatusOK, list)

@@ -83,7 +83,10 @@ func (c *Cluster) control(resource, namespace, name string, o Object) {
 		node := metadata(n)["name"].(string)
 		podLabels := o["spec"].(Object)["template"].(Object)["metadata"].(Object)["labels"]
 		c.Put("pods", namespace, name+"-"+node, Object{
-			"metadata": Object{"labels": podLabels}, "spec": Object{"nodeName": node},
+			"metadata": Object{"labels": podLabels, "ownerReferences": []any{Object{
+				"apiVersion": "apps/v1", "kind": "DaemonSet", "name": name, "uid": metadata(o)["uid"], "controller": true,
+			}}},
+			"spec":   Object{"nodeName": node},
 			"status": Object{"phase": "Running", "podIP": fmt.Sprintf("10.244.%d.2", i), "conditions": []any{Object{"type": "Ready", "status": "True"}}},
 		})
 	}
