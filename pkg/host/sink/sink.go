@@ -251,7 +251,7 @@ func (t *target) preserve(ctx context.Context, name string) error {
 
 // append writes entries to the ledger.
 func (t *target) append(entries ...ledger.Entry) error {
-	if err := os.MkdirAll(filepath.Dir(t.path(ledger.Path())), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(t.path(ledger.Path())), 0o700); err != nil {
 		return err
 	}
 	lines, err := ledger.Lines(entries)
