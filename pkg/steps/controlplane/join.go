@@ -27,38 +27,42 @@ func shared() []string {
 // one needs before it joins. It goes over SSH and through kocli's memory, never
 // through the cluster.
 func Shared(seed func(ctx context.Context) (host.Reader, error)) plan.Step {
+	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+		from, err := seed(ctx)
+		if err != nil {
+			return nil, err
+		}
+		want, err := digests(ctx, from)
+		if err != nil {
+			return nil, err
+		}
+		if len(want) == 0 {
+			return []plan.Change{{Object: "certificates of the control plane", To: "copy", After: "controlplane/init"}}, nil
+		}
+		have, err := digests(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		const ca = "/etc/kubernetes/pki/ca.crt"
+		if have[ca] != "" && have[ca] != want[ca] {
+			return nil, fault.New(fault.Preflight, "if its data is not needed, reset it first; if it is the cluster that you mean, list it first in spec.hosts",
+				fmt.Errorf("%s belongs to another cluster than %s: its CA is another one", r.Name(), from.Name()))
+		}
+		var out []plan.Change
+		for _, p := range shared() {
+			if w, ok := want[p]; ok && have[p] != w {
+				out = append(out, plan.Change{Object: "file " + p, To: "copy from " + from.Name()})
+			}
+		}
+		return out, nil
+	}
 	return converge.Func{
-		Name: "controlplane/certificates",
-		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			from, err := seed(ctx)
-			if err != nil {
-				return nil, err
-			}
-			want, err := digests(ctx, from)
-			if err != nil {
-				return nil, err
-			}
-			if len(want) == 0 {
-				return []plan.Change{{Object: "certificates of the control plane", To: "copy", After: "controlplane/init"}}, nil
-			}
-			have, err := digests(ctx, r)
-			if err != nil {
-				return nil, err
-			}
-			const ca = "/etc/kubernetes/pki/ca.crt"
-			if have[ca] != "" && have[ca] != want[ca] {
-				return nil, fault.New(fault.Preflight, "if its data is not needed, reset it first; if it is the cluster that you mean, list it first in spec.hosts",
-					fmt.Errorf("%s belongs to another cluster than %s: its CA is another one", r.Name(), from.Name()))
-			}
-			var out []plan.Change
-			for _, p := range shared() {
-				if w, ok := want[p]; ok && have[p] != w {
-					out = append(out, plan.Change{Object: "file " + p, To: "copy from " + from.Name()})
-				}
-			}
-			return out, nil
-		},
+		Name:    "controlplane/certificates",
+		CheckFn: check,
 		ApplyFn: func(ctx context.Context, h host.Host) error {
+			if todo, err := check(ctx, h); err != nil || len(todo) == 0 {
+				return err // never over the certificates of another cluster
+			}
 			from, err := seed(ctx)
 			if err != nil {
 				return err
