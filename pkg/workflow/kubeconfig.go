@@ -30,14 +30,14 @@ func FetchKubeconfig(ctx context.Context, o Options) (*Kubeconfig, error) {
 	}
 	defer func() { _ = s.Close() }()
 	out := &Kubeconfig{}
-	err = s.throughControlPlane(ctx, func(r host.Reader) error {
+	err = errors.Join(s.throughControlPlane(ctx, func(r host.Reader) error {
 		data, err := r.ReadFile(ctx, kube.AdminConf())
 		if errors.Is(err, fs.ErrNotExist) {
 			return noCluster(o)
 		}
 		out.Data, out.From = data, r.Name()
 		return err
-	})
+	})...)
 	if err == nil || ctx.Err() != nil {
 		return out, err
 	}

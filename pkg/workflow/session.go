@@ -59,7 +59,7 @@ type Options struct {
 type Session struct {
 	o       Options
 	inv     *inventory.Inventory
-	hosts   *Hosts
+	hosts   fleet
 	dir     *state.Dir
 	access  *kube.Access
 	bundle  *archive.Bundle
@@ -68,6 +68,13 @@ type Session struct {
 	LogPath string
 
 	ownResolver bool // a host needs kocli's resolv.conf
+}
+
+// fleet is the hosts of a run: *Hosts, but in tests.
+type fleet interface {
+	plan.Dialer
+	Stats() map[string]Stats
+	Close() error
 }
 
 // Open starts a run. A writing run takes the lock and keeps a log; one that only

@@ -67,27 +67,37 @@ func Status(ctx context.Context, o Options) (*ClusterStatus, error) {
 		return nil, err
 	}
 	defer func() { _ = s.Close() }()
+	return s.status(ctx)
+}
+
+func (s *Session) status(ctx context.Context) (*ClusterStatus, error) {
 	st := &ClusterStatus{Cluster: s.inv.Name, Problems: []string{}, Nodes: []NodeStatus{}, Workloads: []kube.Workload{}}
 	st.API.Endpoint = s.inv.Endpoint()
 	if err := s.history(st); err != nil {
 		return nil, err
 	}
 	var last error // of the API, through a control plane that did answer
-	err = s.throughControlPlane(ctx, func(r host.Reader) error {
-		last = s.survey(ctx, r, st)
-		if last == nil {
+	errs := s.throughControlPlane(ctx, func(r host.Reader) error {
+		err := s.survey(ctx, r, st)
+		if err == nil {
 			st.API.Through = r.Name()
 		}
-		return last
+		if err == nil || errors.Is(err, kube.ErrNoCluster) {
+			return err
+		}
+		last = err
+		return fmt.Errorf("API server: %w", err)
 	})
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case err != nil && last == nil, errors.Is(err, kube.ErrNoCluster):
-		return nil, err
-	case err != nil:
+	case last == nil && len(errs) > 0:
+		return nil, errors.Join(errs...)
+	case len(errs) > 0:
 		st.API.Reason = last.Error()
-		st.Problems = append(st.Problems, "API server: "+last.Error())
+		for _, err := range errs {
+			st.Problems = append(st.Problems, err.Error())
+		}
 	}
 	st.judge(s.inv)
 	return st, nil
