@@ -23,6 +23,7 @@ type Batcher interface {
 type Result struct {
 	Output
 	Code int
+	Err  error // why there is no answer: its time-out is over. Nil where there is one
 }
 
 // Batch is a Reader that collects the questions that arrive at about the same
@@ -120,8 +121,8 @@ func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
 	case <-ctx.Done():
 		return Output{}, ctx.Err()
 	}
-	if q.err != nil {
-		return Output{}, q.err
+	if err := errors.Join(q.err, q.res.Err); err != nil {
+		return Output{}, err
 	}
 	if q.res.Code != 0 {
 		return q.res.Output, &ExitError{Cmd: c.String(), Code: q.res.Code, Stderr: []byte(Mask(string(q.res.Stderr), c.Secrets))}
@@ -160,7 +161,7 @@ func (b *Batch) flush(ctx context.Context) {
 	for i, q := range qs {
 		cmds[i] = q.cmd
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, batchTimeout, fmt.Errorf("%d questions, %s among them, were not answered within %s", len(cmds), cmds[0], batchTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, batchTimeout, fmt.Errorf("%d questions were not answered within %s: %w", len(cmds), batchTimeout, context.DeadlineExceeded))
 	defer cancel()
 	res, err := b.inner.Batch(ctx, cmds)
 	b.mu.Lock()
@@ -168,8 +169,9 @@ func (b *Batch) flush(ctx context.Context) {
 	for i, q := range qs {
 		if q.err = err; err == nil {
 			q.res = res[i]
-		} else if key := questionKey(q.cmd); b.known[key] == q {
-			delete(b.known, key) // a lost connection is no answer
+		}
+		if key := questionKey(q.cmd); b.known[key] == q && (err != nil || q.res.Err != nil) {
+			delete(b.known, key) // a lost connection is no answer, nor is a time-out
 		}
 		close(q.done)
 	}

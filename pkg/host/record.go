@@ -90,6 +90,9 @@ func (r *recorder) Batch(ctx context.Context, cmds []Cmd) ([]Result, error) {
 	res, err := r.inner.Batch(ctx, cmds)
 	for i, c := range cmds {
 		e := err
+		if err == nil {
+			e = res[i].Err
+		}
 		if err == nil && res[i].Code != 0 {
 			e = &ExitError{Cmd: c.String(), Code: res[i].Code, Stderr: res[i].Stderr}
 		}

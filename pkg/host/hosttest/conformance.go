@@ -68,6 +68,7 @@ func Run(t *testing.T, factory Factory) {
 		{"a batch", testBatch},
 		{"a batch of 300 in one round trip", testManyQuestions},
 		{"a batch with a large answer", testLargeAnswer},
+		{"a batch in which one question hangs", testHangingQuestion},
 		{"a reader that batches", testBatchReader},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, factory(t)) })
@@ -515,6 +516,30 @@ func testManyQuestions(t *testing.T, s Subject) {
 		if r.Text() != fmt.Sprintf("answer %d", i) || r.Code != 0 {
 			t.Errorf("%d: %q, %d", i, r.Stdout, r.Code)
 		}
+	}
+}
+
+// A question that has a time-out and hangs costs no other its answer.
+func testHangingQuestion(t *testing.T, s Subject) {
+	pipe := path.Join(s.Dir, "pipe")
+	if _, err := s.Host.Run(t.Context(), host.Command("mkfifo", pipe)); err != nil {
+		t.Fatal(err)
+	}
+	hangs := host.Command("cat", "--", pipe)
+	hangs.Timeout = 30 * time.Millisecond
+	res, err := s.Host.Batch(t.Context(), []host.Cmd{host.Command("printf", "%s", "before"), hangs, host.Command("printf", "%s", "after")})
+	if err != nil || len(res) != 3 {
+		t.Fatalf("%v, %v", res, err)
+	}
+	if string(res[0].Stdout) != "before" || string(res[2].Stdout) != "after" || res[0].Err != nil || res[2].Err != nil {
+		t.Errorf("the others: %+v", res)
+	}
+	if err := res[1].Err; !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "cat -- "+pipe) {
+		t.Errorf("got %v", err)
+	}
+	b := host.NewBatch(s.Host.Name(), s.Host, time.Millisecond)
+	if _, err := b.Query(t.Context(), hangs); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "cat -- "+pipe) {
+		t.Errorf("through a reader that batches: %v", err)
 	}
 }
 

@@ -280,9 +280,12 @@ func (m *Machine) Batch(ctx context.Context, cmds []host.Cmd) ([]host.Result, er
 		o, err := m.exec(ctx, c)
 		out[i].Output = o
 		var x *host.ExitError
-		if errors.As(err, &x) {
+		switch {
+		case errors.As(err, &x):
 			out[i].Code = x.Code
-		} else if err != nil {
+		case c.Timeout > 0 && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			out[i].Err = err
+		case err != nil:
 			return nil, err
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kocli/kocli/pkg/host"
 )
@@ -56,9 +58,12 @@ func (h *Host) batch(ctx context.Context, root bool, cmds []host.Cmd) ([]host.Re
 	var script bytes.Buffer
 	script.WriteString(answer)
 	for _, a := range asked {
-		script.WriteString("q " + host.Quote(a.argv...) + "\n")
+		script.WriteString("q " + host.Quote(append(a.limit(), a.argv...)...) + "\n")
 	}
 	o, err := h.run(ctx, host.Cmd{Argv: []string{"sh", "-s"}, Root: root, Stdin: &script})
+	if n := bytes.Count(o.Stdout, []byte("\n")); ctx.Err() != nil && o.Stdout != nil && n < len(asked) {
+		return nil, fmt.Errorf("%s: %w", asked[n].name(cmds), context.Cause(ctx)) // the first without an answer is the one that hangs
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +75,10 @@ func (h *Host) batch(ctx context.Context, root bool, cmds []host.Cmd) ([]host.Re
 	for n, a := range asked {
 		r, err := parseAnswer(string(lines[n]))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", host.Quote(a.argv...), err)
+			return nil, fmt.Errorf("%s: %w", a.name(cmds), err)
+		}
+		if a.timeout > 0 && r.Code == timedOut {
+			r.Err = fmt.Errorf("%s: no end after %s: %w", a.name(cmds), a.timeout, context.DeadlineExceeded)
 		}
 		a.split(r, out)
 	}
@@ -83,6 +91,28 @@ type asked struct {
 	argv  []string
 	where []int    // indices of the questions
 	files []string // one for each, when they were merged
+
+	timeout time.Duration // zero means: as long as all of them
+}
+
+// timedOut is the status with which coreutils' timeout ends a program.
+const timedOut = 124
+
+// limit is what ends a command that takes too long.
+func (a asked) limit() []string {
+	if a.timeout == 0 {
+		return nil
+	}
+	return []string{"timeout", "-k", "1", strconv.FormatFloat(a.timeout.Seconds(), 'f', -1, 64)}
+}
+
+// name is a command as its asker knows it.
+func (a asked) name(cmds []host.Cmd) string {
+	first := cmds[a.where[0]].String()
+	if more := len(a.where) - 1; more > 0 {
+		return fmt.Sprintf("%s, or the same for one of %d other files", first, more)
+	}
+	return first
 }
 
 // merge joins the questions for metadata and digests of single files: one
@@ -93,8 +123,8 @@ func merge(cmds []host.Cmd) []asked {
 	joined := map[string]int{}
 	for i, c := range cmds {
 		prefix, file, ok := single(c.Argv)
-		if !ok {
-			out = append(out, asked{argv: c.Argv, where: []int{i}})
+		if !ok || c.Timeout > 0 {
+			out = append(out, asked{argv: c.Argv, where: []int{i}, timeout: c.Timeout})
 			continue
 		}
 		key := strings.Join(prefix, " ")

@@ -296,6 +296,7 @@ func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
 		}
 		ended <- s.Wait()
 	}()
+	var said host.Output // before it was cut off, where that is known
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
@@ -303,11 +304,12 @@ func (h *Host) run(ctx context.Context, c host.Cmd) (host.Output, error) {
 		_ = s.Close()
 		select {
 		case <-ended: //nolint:errcheck // only when it ended matters here
+			said.Stdout = append([]byte{}, stdout.Bytes()...)
 		case <-time.After(farewell):
 		}
 	}
 	if ctx.Err() != nil {
-		return host.Output{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
+		return said, fmt.Errorf("%s: %w", c, context.Cause(ctx))
 	}
 	feedErr := stderr.finish()
 	out := host.Output{Stdout: stdout.Bytes(), Stderr: stderr.text()}

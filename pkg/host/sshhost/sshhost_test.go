@@ -513,6 +513,34 @@ func TestHost_cancelReturnsOnADeadConnection(t *testing.T) {
 	gone(t, p)
 }
 
+// Of many questions that travel together, the one that hangs is named.
+func TestHost_aBatchNamesTheQuestionThatHangs(t *testing.T) {
+	server := sshtest.Start(t, sshtest.Options{Users: map[string]sshtest.User{"root": {Password: canary}}})
+	h := dial(t, target(server, "root"), options(t))
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	enough := errors.New("the test has waited long enough")
+	writer := make(chan *os.File, 1)
+	go func() {
+		f, err := os.OpenFile(pipe, os.O_WRONLY, 0) // waits for the question that reads it
+		if err != nil {
+			t.Error(err)
+		}
+		cancel(enough)
+		writer <- f
+	}()
+	_, err := h.Batch(ctx, []host.Cmd{host.Command("printf", "%s", "a"), host.StatCommand(pipe), host.Command("cat", "--", pipe), host.Command("printf", "%s", "b")})
+	if !errors.Is(err, enough) || !strings.HasPrefix(err.Error(), "cat -- "+pipe+": ") {
+		t.Errorf("got %v", err)
+	}
+	if f := <-writer; f != nil {
+		_ = f.Close()
+	}
+}
+
 func TestPut_cutInMidUploadLeavesTheOldFile(t *testing.T) {
 	users := map[string]sshtest.User{"root": {Password: canary}, "ops": {Password: canary, Sudo: sshtest.SudoPassword, SudoSecret: canary}}
 	for _, c := range []struct {
