@@ -162,7 +162,7 @@ func (p *push) handle(ctx context.Context, n note) {
 	case n.what == noteKept:
 		p.report.Missing[m.name] -= n.kept
 	case e.Ready != nil:
-		p.ready(ctx, m, *e.Ready)
+		p.ready(m, *e.Ready)
 	case e.At != nil:
 		m.note(p.Now(), *e.At)
 		p.progress()
@@ -218,7 +218,7 @@ func (p *push) progress() {
 }
 
 // ready notes what a host has, and lets it begin.
-func (p *push) ready(ctx context.Context, m *member, r ready) {
+func (p *push) ready(m *member, r ready) {
 	if m.port != 0 {
 		return // said twice
 	}

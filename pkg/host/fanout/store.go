@@ -216,7 +216,8 @@ func (s *store) keep(id int, n int64) error {
 		return err
 	}
 	sum := sha256.New()
-	if err := f.Truncate(n); err == nil {
+	err = f.Truncate(n)
+	if err == nil {
 		_, err = io.Copy(sum, io.NewSectionReader(f, 0, n))
 	}
 	if err != nil {

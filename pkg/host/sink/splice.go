@@ -101,7 +101,7 @@ func Splice(ctx context.Context, r io.Reader, root string, stdout, stderr io.Wri
 	}
 	used, ferr := fill(r, in, root)
 	if ferr != nil { // what came so far must not look like all
-		_ = cmd.Process.Kill()
+		ferr = errors.Join(ferr, cmd.Process.Kill())
 	}
 	_ = in.Close() // a program that ended early has closed it
 	if err := cmd.Wait(); err != nil || ferr != nil {
