@@ -29,7 +29,8 @@ type PushResult struct {
 }
 
 // Push brings what an install or upgrade will need to the hosts, and installs
-// nothing. The result is not nil once the run has a log, also with an error.
+// nothing. Every host holds what it gets against its digest, so the bundle need
+// not be read a second time here. The result is not nil once the run has a log, also with an error.
 func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error) {
 	if o.Bundle == "" {
 		return nil, fault.New(fault.Usage, "", errNoBundle)

@@ -79,24 +79,23 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 // prepare looks at the hosts and refuses what cannot work, before anything is
 // changed.
 func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
+	damaged := make(chan error, 1)
+	go func() { // every byte, while the hosts are asked
+		damaged <- s.bundle.Verify(ctx, nil)
+	}()
 	c, err := s.examine(ctx)
+	if bad := <-damaged; bad != nil {
+		return nil, bad
+	}
 	if err != nil {
 		return nil, err
 	}
 	return c, s.sameCluster(ctx, c.Facts)
 }
 
-// examine reads the bundle whole, asks the hosts what they are, and runs the
-// preflight checks.
+// examine asks the hosts what they are, and runs the preflight checks.
 func (s *Session) examine(ctx context.Context) (*Cluster, error) {
-	damaged := make(chan error, 1)
-	go func() { // every byte, while the hosts are asked
-		damaged <- s.bundle.Verify(ctx, nil)
-	}()
 	facts, err := s.Facts(ctx)
-	if bad := <-damaged; bad != nil {
-		return nil, bad
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/../common.sh"
+# shellcheck source=scripts/bench/push.sh
+. "$(dirname "$0")/push.sh"
 export kubernetes
 
 bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
@@ -66,15 +68,14 @@ bench_hosts() {
 }
 
 make -C "$repo" --no-print-directory build >&2
-(cd "$repo" && go build -o bin/payload ./scripts/bench/payload)
-"$repo/scripts/lab/deps.sh" all >&2
+(cd "$repo" && go build -o bin/payload ./scripts/bench/payload && go build -o bin/fill ./scripts/bench/fill)
+"$repo/scripts/lab/deps.sh" bench >&2
 mkdir -p "$work"
 if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{print $1/1e6}')" MB 90; fi
 if wanted create.facts-of-100-hosts; then bench_hosts; fi
-if wanted create; then
-	[ -f "$bundle" ] || bundle_build "$bundle"
-	bundle_build "$bundle" >&2
-	bench_create
-fi
+if wanted create || wanted push; then bundle_build "$bundle" >&2; fi
+if wanted create; then bench_create; fi
+if wanted push.full; then bench_push_full; fi
+if wanted push.shaped; then bench_push_shaped; fi
 awk 'BEGIN{print "["} {split($5,b,"="); printf "%s{\"name\":\"%s\",\"value\":%s,\"unit\":\"%s\",\"bar\":\"%s\"}", (NR>1?",\n":""), $2, $3, $4, b[2]} END{print "\n]"}' <(sed 's/ to /-/' "$lines") >"$json"
 echo "written to $json" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs from Debian what the scripts need: deps.sh [build|lab|all].
+# Installs from Debian what the scripts need: deps.sh [build|lab|all|bench].
 # Does nothing, quickly, where all is there.
 set -euo pipefail
 
@@ -8,8 +8,9 @@ declare -A packages=(
 	[lab]='debootstrap docker.io iptables iproute2 openssh-client util-linux'
 )
 packages[all]="${packages[build]} ${packages[lab]}"
+packages[bench]="${packages[all]} rsync zstd" # the rivals
 wanted=${packages[${1:-all}]:-}
-[ -n "$wanted" ] || { echo "usage: deps.sh [build|lab|all]" >&2; exit 2; }
+[ -n "$wanted" ] || { echo "usage: deps.sh [build|lab|all|bench]" >&2; exit 2; }
 
 missing=()
 for p in $wanted; do

@@ -81,6 +81,13 @@ type counted struct {
 	n *atomic.Int64
 }
 
+// An SSH tunnel knows no deadlines.
+var errDeadline = errors.New("ssh: tcpChan: deadline not supported")
+
+func (c counted) SetDeadline(time.Time) error      { return errDeadline }
+func (c counted) SetReadDeadline(time.Time) error  { return errDeadline }
+func (c counted) SetWriteDeadline(time.Time) error { return errDeadline }
+
 func (c counted) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.n.Add(int64(n))

@@ -54,6 +54,7 @@ const stall = 5 * time.Second
 // link is one sealed connection.
 type link struct {
 	conn     net.Conn
+	stalled  *time.Timer // closes conn when a write waits too long
 	in, out  cipher.AEAD
 	got, put uint64 // frames so far: the nonces
 	buf      []byte // the frame that is made
@@ -71,9 +72,10 @@ func newLink(conn net.Conn, key []byte, dialled bool) (*link, error) {
 	if _, err := rand.Read(mine); err != nil {
 		return nil, err
 	}
-	if err := conn.SetDeadline(time.Now().Add(stall)); err != nil {
-		return nil, err
-	}
+	l := &link{conn: conn}
+	// A timer, because a tunnel through SSH knows no deadlines.
+	l.stalled = time.AfterFunc(stall, func() { _ = conn.Close() })
+	defer l.stalled.Stop()
 	if _, err := conn.Write(mine); err != nil {
 		return nil, err
 	}
@@ -90,14 +92,11 @@ func newLink(conn net.Conn, key []byte, dialled bool) (*link, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	l := &link{conn: conn, in: back, out: there}
+	l.in, l.out = back, there
 	if !dialled {
 		l.in, l.out = there, back
 	}
-	if err := l.prove(dialled); err != nil {
-		return nil, err
-	}
-	return l, conn.SetDeadline(time.Time{})
+	return l, l.prove(dialled)
 }
 
 // prove shows to the side that accepted the connection that the other one has
@@ -148,10 +147,11 @@ func (l *link) send() error {
 	l.sealed = l.out.Seal(l.sealed, nonce(l.put), l.buf, nil)
 	l.put++
 	binary.BigEndian.PutUint32(l.sealed, uint32(len(l.sealed)-4))
-	if err := l.conn.SetWriteDeadline(time.Now().Add(stall)); err != nil {
-		return err
-	}
+	l.stalled.Reset(stall)
 	_, err := l.conn.Write(l.sealed)
+	if !l.stalled.Stop() && err != nil {
+		err = fmt.Errorf("nothing was taken for %s: %w", stall, err)
+	}
 	return err
 }
 
