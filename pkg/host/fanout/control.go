@@ -10,13 +10,25 @@ import (
 )
 
 // What the operator tells a relay, one JSON object a line on its stdin. One
-// field is set.
+// field is set; after data, that many bytes follow the line.
 type order struct {
 	Start *start `json:"start,omitempty"`
 	Keep  []keep `json:"keep,omitempty"` // ends the comparison of parts; may be empty, see Go
 	Go    bool   `json:"go,omitempty"`   // parents may connect from now on
 	Send  *child `json:"send,omitempty"` // hand on to this host
 	Drop  string `json:"drop,omitempty"` // hand nothing on to this host any more
+
+	Feed   int   `json:"feed,omitempty"`   // the operator's machine will send, for the n-th time: say what is lacking
+	Data   *data `json:"data,omitempty"`   // bytes of a blob
+	End    bool  `json:"end,omitempty"`    // all was sent
+	Unfeed bool  `json:"unfeed,omitempty"` // the operator's machine sends no more
+}
+
+// data is a piece of a blob.
+type data struct {
+	ID  int   `json:"i"`
+	Off int64 `json:"o"`
+	N   int   `json:"n"`
 }
 
 // start is the first order.
@@ -42,12 +54,19 @@ type child struct {
 // What a relay says, one JSON object a line on its stdout. One field is set.
 type event struct {
 	Ready  *ready  `json:"ready,omitempty"`
+	Lacks  *lacks  `json:"lacks,omitempty"`  // the answer to feed
 	At     *int64  `json:"at,omitempty"`     // bytes that are there; also a sign of life
 	Lost   *failed `json:"lost,omitempty"`   // could not hand on to this host
 	Sent   string  `json:"sent,omitempty"`   // this host has all
 	Orphan string  `json:"orphan,omitempty"` // why nobody sends to this relay any more
 	Bad    string  `json:"bad,omitempty"`    // a blob arrived that was not what it should be
 	Done   bool    `json:"done,omitempty"`   // all is whole
+}
+
+// lacks answers feed.
+type lacks struct {
+	Feed  int    `json:"feed"`
+	Spans []span `json:"spans"`
 }
 
 // ready answers start.

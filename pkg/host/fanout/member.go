@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -18,7 +17,6 @@ import (
 type Runner interface {
 	Name() string
 	Run(ctx context.Context, c host.Cmd) (host.Output, error)
-	host.Tunnel
 }
 
 // Target is a host that content is brought to.
@@ -32,17 +30,18 @@ type Target struct {
 // member is a target during a push.
 type member struct {
 	*peer
-	target Target
-	in     *io.PipeReader
-	stdin  *io.PipeWriter
-	orders *lines
-	port   int
-	tries  int    // links so far
-	bad    int    // blobs that were not what they should be
-	why    string // what was wrong with the last link
-	err    error
-	unfeed context.CancelFunc // ends the operator's own feed
-	ended  bool               // the relay's process
+	target  Target
+	out     *outbox
+	port    int
+	settled bool   // what it has is known, and it was told to begin
+	tries   int    // links so far
+	bad     int    // blobs that were not what they should be
+	why     string // what was wrong with the last link
+	err     error
+	unfeed  context.CancelFunc // ends the operator's own feed over a link
+	feeds   int                // through SSH, so far
+	fed     bool               // through SSH, at the moment
+	ended   bool               // the relay's process
 }
 
 // note is what the push hears of a member.
@@ -58,26 +57,31 @@ type note struct {
 const (
 	noteEvent = "event"
 	noteKept  = "kept"
-	noteFeed  = "feed"  // the operator's own feed broke
+	noteFeed  = "feed"  // the operator's own link broke
+	noteSSH   = "ssh"   // there is no link: it has to go through SSH
 	noteFatal = "fatal" // the host cannot be helped
 	noteEnded = "ended" // the relay's process
 )
 
-func newMember(t Target, items []Item) *member {
+func newMember(t Target, src *bundle, sent func(int), heard func(note)) *member {
 	m := &member{target: t, peer: &peer{name: t.Host.Name(), wants: map[int]int64{}, lacks: map[int]bool{}}}
 	for _, i := range t.Blobs {
-		m.wants[i], m.lacks[i] = items[i].Size, true
-		m.total += items[i].Size
+		m.wants[i], m.lacks[i] = src.items[i].Size, true
+		m.total += src.items[i].Size
 	}
-	m.in, m.stdin = io.Pipe()
-	m.orders = &lines{w: m.stdin}
+	m.out = newOutbox(src, sent, func(err error) { go heard(note{from: m, what: noteFatal, err: err}) })
 	return m
 }
 
 // run has the relay run on its host until its stdin is closed.
-func (m *member) run(ctx context.Context, blobs []Blob, key []byte, heard func(note)) {
+func (m *member) run(ctx context.Context, key []byte, heard func(note)) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s := &start{Protocol: Protocol, Key: key, Listen: m.target.IP, Blobs: []Blob{}}
+	for _, i := range m.target.Blobs {
+		s.Blobs = append(s.Blobs, Blob{ID: i, Digest: m.out.src.items[i].Digest, Size: m.out.src.items[i].Size})
+	}
+	m.out.put(order{Start: s})
 	var wg sync.WaitGroup
 	out, stdout := io.Pipe()
 	var nonsense error
@@ -85,42 +89,18 @@ func (m *member) run(ctx context.Context, blobs []Blob, key []byte, heard func(n
 		nonsense = readLines(out, func(e event) error { heard(note{from: m, what: noteEvent, event: e}); return nil })
 		_ = out.CloseWithError(nonsense) // a relay that talks nonsense is not listened to
 	})
-	wg.Go(func() { m.greet(ctx, blobs, key) })
+	wg.Go(func() { m.out.words(ctx) })
 	c := host.Command(m.target.Relay...)
-	c.Stdin, c.Stdout = m.in, stdout
+	c.Stdin, c.Stdout = m.out, stdout
 	_, err := m.target.Host.Run(ctx, c)
 	cancel()
-	_ = m.in.CloseWithError(io.ErrClosedPipe) // an order that waits is in vain
+	_ = m.out.Close() // nobody reads it any more
 	_ = stdout.Close()
 	wg.Wait()
 	if err == nil && nonsense != nil {
 		err = fmt.Errorf("answers of the relay: %w", nonsense)
 	}
 	heard(note{from: m, what: noteEnded, err: err})
-}
-
-// greet sends the first order, and then a word from time to time, so that the
-// relay knows that it is still wanted.
-func (m *member) greet(ctx context.Context, blobs []Blob, key []byte) {
-	s := &start{Protocol: Protocol, Key: key, Listen: m.target.IP, Blobs: []Blob{}}
-	for _, i := range m.target.Blobs {
-		s.Blobs = append(s.Blobs, blobs[i])
-	}
-	if m.orders.write(order{Start: s}) != nil {
-		return // the process ended, which says why
-	}
-	tick := time.NewTicker(word)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			if m.orders.write(order{}) != nil {
-				return
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // settle compares the parts that a relay has with the blobs themselves.
@@ -138,22 +118,27 @@ func settle(src *bundle, parts []part) (out []keep, kept int64, err error) {
 	return out, kept, nil
 }
 
+// starve ends what the operator's machine sends to it.
+func (m *member) starve() {
+	if m.unfeed != nil {
+		m.unfeed()
+		m.unfeed = nil
+	}
+	if m.fed {
+		m.fed = false
+		m.out.stop()
+	}
+}
+
 func (m *member) addr() string { return net.JoinHostPort(m.target.IP, strconv.Itoa(m.port)) }
 
-// dial connects to the relay: directly where that is wanted and works, through
-// SSH elsewhere.
-func (m *member) dial(ctx context.Context, direct bool) (net.Conn, error) {
-	if direct && !m.local {
-		d := net.Dialer{Timeout: time.Second}
-		if conn, err := d.DialContext(ctx, "tcp", m.addr()); err == nil {
-			return conn, nil
-		}
-	}
-	addr := m.addr()
+// dial connects to the relay, where that can be done.
+func (m *member) dial(ctx context.Context) (net.Conn, error) {
 	if m.local {
-		addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(m.port))
+		return nil, errors.New("its relay listens for its own host alone")
 	}
-	return m.target.Host.DialContext(ctx, "tcp", addr)
+	d := net.Dialer{Timeout: time.Second}
+	return d.DialContext(ctx, "tcp", m.addr())
 }
 
 // Item is a blob and where its bytes are.
@@ -181,13 +166,4 @@ func (b *bundle) readAt(id int, p []byte, off int64) error {
 		return nil
 	}
 	return err
-}
-
-// blobs numbers the items.
-func (b *bundle) blobs() []Blob {
-	out := make([]Blob, len(b.items))
-	for i, it := range b.items {
-		out[i] = Blob{ID: i, Digest: it.Digest, Size: it.Size}
-	}
-	return slices.Clip(out)
 }

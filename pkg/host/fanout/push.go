@@ -82,9 +82,9 @@ func Push(ctx context.Context, o Options) (Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, t := range o.Targets {
-		m := newMember(t, o.Items)
+		m := newMember(t, p.src, func(n int) { p.sent.Add(int64(n)) }, p.hear)
 		p.members = append(p.members, m)
-		p.wg.Go(func() { m.run(ctx, p.src.blobs(), p.key, p.hear) })
+		p.wg.Go(func() { m.run(ctx, p.key, p.hear) })
 	}
 	err := p.loop(ctx)
 	cancel() // what still runs was asked to end, and has ended; or the push failed
@@ -123,9 +123,7 @@ func (p *push) loop(ctx context.Context) error {
 		}
 		if p.running && p.complete() {
 			for _, m := range p.members {
-				if !m.ended {
-					_ = m.stdin.Close() // it has ended if this fails
-				}
+				m.out.close()
 			}
 		}
 		if !slices.ContainsFunc(p.members, func(m *member) bool { return !m.ended }) {
@@ -159,15 +157,27 @@ func (p *push) handle(ctx context.Context, n note) {
 		p.fail(ctx, m, n.err)
 	case n.what == noteFeed:
 		p.lost(ctx, m, operator, n.err.Error())
+	case n.what == noteSSH:
+		if m.parent == operator && !m.done && !m.gone && !m.fed {
+			m.feeds++
+			m.fed = true
+			m.out.put(order{Feed: m.feeds}) // its answer says what to send
+		}
 	case n.what == noteKept:
+		m.settled = true
 		p.report.Missing[m.name] -= n.kept
 	case e.Ready != nil:
 		p.ready(m, *e.Ready)
+	case e.Lacks != nil:
+		if m.fed && e.Lacks.Feed == m.feeds {
+			m.out.send(e.Lacks.Spans)
+		}
 	case e.At != nil:
 		m.note(p.Now(), *e.At)
 		p.progress()
 	case e.Done:
 		m.done = true
+		m.starve()
 	case e.Lost != nil:
 		if c := p.member(e.Lost.Name); c != nil {
 			p.lost(ctx, c, m.name, e.Lost.Error)
@@ -237,14 +247,14 @@ func (p *push) ready(m *member, r ready) {
 			p.hear(note{from: m, what: noteFatal, err: err})
 			return
 		}
+		m.out.put(order{Keep: keeps, Go: true})
 		p.hear(note{from: m, what: noteKept, kept: kept})
-		_ = m.orders.write(order{Keep: keeps, Go: true}) // a relay that has ended says why itself
 	})
 }
 
-// begin makes the first links once every host has said what it has.
+// begin makes the first links once it is settled what every host has.
 func (p *push) begin(ctx context.Context) {
-	if p.running || slices.ContainsFunc(p.members, func(m *member) bool { return m.port == 0 && !m.gone }) {
+	if p.running || slices.ContainsFunc(p.members, func(m *member) bool { return !m.settled && !m.gone }) {
 		return
 	}
 	p.running = true
@@ -279,10 +289,8 @@ func (p *push) link(ctx context.Context, m *member) {
 	}
 	if parent := p.member(m.parent); parent != nil {
 		p.report.Links++
-		if err := parent.orders.write(order{Send: &child{m.name, m.addr()}}); err == nil {
-			return
-		}
-		m.parent = operator // the parent's process has ended; its end is still to be heard of
+		parent.out.put(order{Send: &child{m.name, m.addr()}})
+		return
 	}
 	fctx, cancel := context.WithCancel(ctx)
 	m.unfeed = cancel
@@ -290,7 +298,12 @@ func (p *push) link(ctx context.Context, m *member) {
 	p.wg.Go(func() {
 		defer cancel()
 		pause(fctx, time.Duration(tries-1)*heartbeat)
-		if err := p.feed(fctx, m); err != nil && fctx.Err() == nil {
+		err := p.feed(fctx, m)
+		switch {
+		case err == nil || fctx.Err() != nil:
+		case errors.Is(err, errNoLink):
+			p.hear(note{from: m, what: noteSSH})
+		default:
 			p.hear(note{from: m, what: noteFeed, err: err})
 		}
 	})
@@ -303,18 +316,25 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// feed sends from the operator's machine.
+// errNoLink says that a host is reached through SSH only.
+var errNoLink = errors.New("no link of its own")
+
+// feed sends from the operator's machine, over a link of its own where a chain
+// is wanted and the host can be reached.
 func (p *push) feed(ctx context.Context, m *member) error {
-	conn, err := m.dial(ctx, !p.topo.star)
+	if p.topo.star {
+		return errNoLink
+	}
+	conn, err := m.dial(ctx)
 	if err != nil {
-		return err
+		return errNoLink
 	}
 	defer func() { _ = conn.Close() }() // feed has said all
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	l, err := newLink(conn, p.key, true)
 	if err != nil {
-		return err
+		return errNoLink
 	}
 	return feed(ctx, l, p.src, func(n int) { p.sent.Add(int64(n)) })
 }
@@ -335,12 +355,9 @@ func (p *push) lost(ctx context.Context, m *member, parent, why string) {
 func (p *push) relink(ctx context.Context, m *member, parent string) {
 	p.report.Moved++
 	if old := p.member(m.parent); old != nil && !old.ended {
-		_ = old.orders.write(order{Drop: m.name}) // a relay that has ended sends nothing
+		old.out.put(order{Drop: m.name})
 	}
-	if m.unfeed != nil {
-		m.unfeed()
-		m.unfeed = nil
-	}
+	m.starve()
 	if m.parent != parent {
 		p.say("%s gets its content from %s from now on (%s)", m.name, cmp.Or(parent, "this machine"), m.why)
 	}
@@ -355,10 +372,8 @@ func (p *push) fail(ctx context.Context, m *member, err error) {
 	}
 	m.gone = true
 	m.err = errors.Join(m.err, err)
-	if m.unfeed != nil {
-		m.unfeed()
-	}
-	_ = m.stdin.Close() // it has ended if this fails
+	m.starve()
+	m.out.close()
 	p.adopt(ctx, m, "it failed")
 }
 

@@ -32,11 +32,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type machine struct {
 	name string
 	root string
-	stop func(error) // ends the relay without a word, as kill -9 does
-	// tunnelled counts the bytes that went through SSH.
-	tunnelled atomic.Int64
-	port      atomic.Int64 // of the relay
-	err       error        // what Run returns instead of running
+	stop func(error)  // ends the relay without a word, as kill -9 does
+	port atomic.Int64 // of the relay
+	err  error        // what Run returns instead of running
 }
 
 func newMachine(t *testing.T, name string) *machine {
@@ -74,33 +72,6 @@ func (m *machine) Run(ctx context.Context, c host.Cmd) (host.Output, error) {
 		return host.Output{}, &host.ExitError{Cmd: "relay", Code: int(fault.Locked), Stderr: []byte(err.Error())}
 	}
 	return host.Output{}, err
-}
-
-type counted struct {
-	net.Conn
-	n *atomic.Int64
-}
-
-// An SSH tunnel knows no deadlines.
-var errDeadline = errors.New("ssh: tcpChan: deadline not supported")
-
-func (c counted) SetDeadline(time.Time) error      { return errDeadline }
-func (c counted) SetReadDeadline(time.Time) error  { return errDeadline }
-func (c counted) SetWriteDeadline(time.Time) error { return errDeadline }
-
-func (c counted) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-func (m *machine) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return counted{c, &m.tunnelled}, nil
 }
 
 func items(sizes ...int64) []Item {
@@ -208,16 +179,6 @@ func TestPush_everyModeBringsEverything(t *testing.T) {
 				t.Errorf("a second push sent %d bytes over %d links", again.Sent, again.Links)
 			}
 		})
-	}
-}
-
-func TestPush_sshModeUsesTunnelsOnly(t *testing.T) {
-	c := newCluster(t, 3, SSH, unit)
-	c.push()
-	for _, m := range c.machines {
-		if m.tunnelled.Load() < unit {
-			t.Errorf("%s: %d bytes through its tunnel", m.name, m.tunnelled.Load())
-		}
 	}
 }
 
@@ -354,8 +315,7 @@ func TestPush_aLinkThatIsClosed(t *testing.T) {
 	}
 }
 
-// elsewhere is a machine whose relay tells a port at which nobody answers to
-// other hosts; the tunnel knows better.
+// elsewhere is a machine whose relay tells a port at which nobody answers.
 type elsewhere struct{ *machine }
 
 func (e elsewhere) Run(ctx context.Context, c host.Cmd) (host.Output, error) {
@@ -365,10 +325,6 @@ func (e elsewhere) Run(ctx context.Context, c host.Cmd) (host.Output, error) {
 		_, _ = out.Write(bytes.Replace(p, []byte(port), []byte(`"port":1,`), 1)) // the pipe of the push
 	})
 	return e.machine.Run(ctx, c)
-}
-
-func (e elsewhere) DialContext(ctx context.Context, network, _ string) (net.Conn, error) {
-	return e.machine.DialContext(ctx, network, fmt.Sprint("127.0.0.1:", e.port.Load()))
 }
 
 type writer func([]byte)

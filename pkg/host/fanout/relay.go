@@ -1,11 +1,14 @@
 package fanout
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -41,9 +44,11 @@ type relay struct {
 	children map[string]context.CancelFunc // whom this relay hands on to
 
 	begun  chan struct{} // closed when it is settled what there is
-	taking sync.Mutex    // held while a parent sends
-	done   sync.Once     // all is there, and that was said
-	wg     sync.WaitGroup
+	taking chan struct{} // full while somebody sends
+	// feeding says that the operator sends; of the goroutine that reads orders.
+	feeding bool
+	done    sync.Once // all is there, and that was said
+	wg      sync.WaitGroup
 }
 
 // Relay runs on a host: it obeys the orders on in, reports on out, and keeps its
@@ -53,7 +58,7 @@ type relay struct {
 func Relay(ctx context.Context, in io.Reader, out io.Writer, root string, also ...string) (err error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	r := &relay{say: &lines{w: out}, fail: fail, children: map[string]context.CancelFunc{}, begun: make(chan struct{})}
+	r := &relay{say: &lines{w: out}, fail: fail, children: map[string]context.CancelFunc{}, begun: make(chan struct{}), taking: make(chan struct{}, 1)}
 	if r.store, err = openStore(root, also); err != nil {
 		return err
 	}
@@ -66,10 +71,7 @@ func Relay(ctx context.Context, in io.Reader, out io.Writer, root string, also .
 	silence := time.AfterFunc(patience, func() { fail(errors.New("nothing was heard from the operator's machine for " + patience.String())) })
 	defer silence.Stop()
 	go func() {
-		ended <- readLines(in, func(o order) error {
-			silence.Reset(patience)
-			return r.obey(ctx, o)
-		})
+		ended <- r.listen(ctx, in, silence)
 	}()
 	select {
 	case err := <-ended:
@@ -89,6 +91,103 @@ func (r *relay) close() {
 	r.wg.Wait()
 }
 
+// listen reads the orders, and the bytes between them.
+func (r *relay) listen(ctx context.Context, in io.Reader, silence *time.Timer) error {
+	br := bufio.NewReaderSize(in, 64<<10)
+	buf := make([]byte, frameData)
+	defer r.unfeed()
+	for {
+		line, err := readLine(br)
+		if errors.Is(err, io.EOF) && len(line) == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read orders: %w", err)
+		}
+		var o order
+		if err := json.Unmarshal(line, &o); err != nil {
+			return fmt.Errorf("order %.80q: %w", line, err)
+		}
+		silence.Reset(patience)
+		if o.Data == nil {
+			err = r.obey(ctx, o)
+		} else if o.Data.N < 0 || o.Data.N > frameData {
+			err = fmt.Errorf("a piece of %d bytes", o.Data.N)
+		} else if _, err = io.ReadFull(br, buf[:o.Data.N]); err == nil {
+			err = r.fed(*o.Data, buf[:o.Data.N])
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readLine reads one order.
+func readLine(br *bufio.Reader) ([]byte, error) {
+	line, err := br.ReadSlice('\n')
+	if !errors.Is(err, bufio.ErrBufferFull) {
+		return line, err
+	}
+	long := slices.Clone(line)
+	for errors.Is(err, bufio.ErrBufferFull) && len(long) < maxLine {
+		line, err = br.ReadSlice('\n')
+		long = append(long, line...)
+	}
+	return long, err
+}
+
+// beFed stops whoever sends, and says to the operator what is lacking.
+func (r *relay) beFed(ctx context.Context, n int) {
+	r.mu.Lock()
+	if r.parent != nil {
+		_ = r.parent.Close()
+		r.parent = nil
+	}
+	r.mu.Unlock()
+	if !r.feeding && !r.turn(ctx) {
+		return
+	}
+	r.feeding = true
+	left, _ := r.store.lacking()
+	r.tell(event{Lacks: &lacks{n, left}})
+}
+
+// fed takes a piece from the operator.
+func (r *relay) fed(d data, p []byte) error {
+	if !r.feeding {
+		return nil // it was under way when it was called off
+	}
+	err := r.store.append(d.ID, d.Off, p)
+	switch {
+	case errors.Is(err, ErrDigest):
+		r.unfeed()
+		r.tell(event{Bad: err.Error()})
+	case errors.Is(err, syscall.ENOSPC):
+		return r.full()
+	default:
+		return err
+	}
+	return nil
+}
+
+// unfeed lets others send again.
+func (r *relay) unfeed() {
+	if r.feeding {
+		r.feeding = false
+		<-r.taking
+	}
+}
+
+// turn waits until nobody else sends; false when the relay ends.
+func (r *relay) turn(ctx context.Context) bool {
+	select {
+	case r.taking <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 func (r *relay) obey(ctx context.Context, o order) error {
 	switch {
 	case o.Start != nil:
@@ -97,6 +196,16 @@ func (r *relay) obey(ctx context.Context, o order) error {
 		return errors.New("the first order is not start")
 	case o.Send != nil:
 		r.send(ctx, *o.Send)
+	case o.Feed > 0:
+		r.beFed(ctx, o.Feed)
+	case o.End:
+		if left, _ := r.store.lacking(); r.feeding && len(left) > 0 {
+			r.tell(event{Bad: fmt.Sprintf("the operator's machine ended, and %d blobs are not whole", len(left))})
+		}
+		r.unfeed()
+		r.report()
+	case o.Unfeed:
+		r.unfeed()
 	case o.Drop != "":
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -221,6 +330,11 @@ func (r *relay) begin(ctx context.Context) error {
 
 // report says how far this relay is, and once that all is there.
 func (r *relay) report() {
+	select {
+	case <-r.begun:
+	default:
+		return
+	}
 	missing, have := r.store.lacking()
 	r.tell(event{At: &have})
 	if len(missing) == 0 {
@@ -261,9 +375,11 @@ func (r *relay) serve(ctx context.Context, conn net.Conn) {
 	if old != nil {
 		_ = old.Close()
 	}
-	r.taking.Lock()
+	if !r.turn(ctx) {
+		return
+	}
 	err = take(l, r.store)
-	r.taking.Unlock()
+	<-r.taking
 	r.mu.Lock()
 	current := r.parent == conn
 	if current {

@@ -15,6 +15,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Protocol is the version of what relays and operators say to each other. It is
@@ -167,6 +169,20 @@ func (l *link) sendJSON(kind byte, v any) error {
 	return l.send()
 }
 
+// wakeAt has the kernel wake this process only when so many bytes have come: a
+// frame is not read in many small pieces.
+func (l *link) wakeAt(n int) {
+	c, ok := l.conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { // it is only slower without
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, min(n, frameMax))
+		})
+	}
+}
+
 // receive reads the next frame. The body is valid until the next call.
 func (l *link) receive() (kind byte, body []byte, err error) {
 	var head [4]byte
@@ -174,6 +190,8 @@ func (l *link) receive() (kind byte, body []byte, err error) {
 		return 0, nil, err
 	}
 	n := int(binary.BigEndian.Uint32(head[:]))
+	defer l.wakeAt(1)
+	l.wakeAt(n)
 	if n < 1+l.in.Overhead() || n > frameMax {
 		return 0, nil, fmt.Errorf("a frame of %d bytes", n)
 	}

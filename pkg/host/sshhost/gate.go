@@ -76,6 +76,13 @@ func (g *gate) feed() {
 // copyBuffered copies with 256 KiB at a time, which keeps the SSH window full.
 // Only an error of the source is returned: a command may stop reading early.
 func copyBuffered(w io.Writer, r io.Reader, sent *atomic.Int64) error {
+	if t, ok := r.(io.WriterTo); ok { // it writes in pieces of its own
+		c := &counting{w: w, sent: sent}
+		if _, err := t.WriteTo(c); c.failed == nil {
+			return err
+		}
+		return nil
+	}
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := r.Read(buf)
@@ -92,6 +99,21 @@ func copyBuffered(w io.Writer, r io.Reader, sent *atomic.Int64) error {
 			return err
 		}
 	}
+}
+
+// counting counts what is written, and remembers that it could not be.
+type counting struct {
+	w      io.Writer
+	sent   *atomic.Int64
+	failed error
+}
+
+// Write passes bytes on.
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.sent.Add(int64(n))
+	c.failed = err
+	return n, err
 }
 
 // started reports whether the command itself began.
