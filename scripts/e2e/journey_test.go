@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -187,8 +188,19 @@ func Test05_hostsRebootAndTheClusterIsBack(t *testing.T) {
 func Test06_resetBringsTheHostsBack(t *testing.T) {
 	// Others' rules and files have to stay.
 	sh(t, "host1", "iptables -N FOREIGN && iptables -A FOREIGN -p tcp --dport 4242 -j ACCEPT && iptables -I INPUT -j FOREIGN; echo mine >/etc/cni/net.d/99-mine.conf; echo '10.9.9.9 printer' >>/etc/hosts")
+	// So has a container in another namespace of containerd, which keeps running.
+	sh(t, "host2", "ctr -n k8s.io images export /root/theirs.tar $(ctr -n k8s.io images ls -q | grep pause:) && ctr -n others images import /root/theirs.tar && rm /root/theirs.tar && "+
+		"ctr -n others run -d $(ctr -n others images ls -q | grep pause:) theirs")
 	r := want(t, 0, "root", "reset", "--yes")
 	figure(t, "reset.seconds", r.took.Seconds())
+	if got := sh(t, "host2", "ctr -n others tasks ls | awk '/theirs/{print $3}'; ctr -n k8s.io images ls -q; ls /usr/bin/kubelet 2>/dev/null || :"); got != "RUNNING" {
+		t.Errorf("the container of others: %q", got)
+	}
+	if r := want(t, 0, "root", "reset", "--yes"); !strings.Contains(r.out, "nothing of kocli") {
+		t.Errorf("a second reset, with a container of others:\n%s", r)
+	}
+	sh(t, "host2", "ctr -n others tasks kill -s KILL theirs; sleep 1; ctr -n others tasks rm theirs 2>/dev/null; ctr -n others containers rm theirs; ctr -n others images rm --sync $(ctr -n others images ls -q)")
+	want(t, 0, "root", "reset", "--yes")
 	if got := sh(t, "host1", "cat /etc/cni/net.d/99-mine.conf; grep -c printer /etc/hosts; grep -c kocli /etc/hosts || :"); got != "mine\n1\n0" {
 		t.Errorf("what others had: %q", got)
 	}
@@ -231,12 +243,21 @@ func Test07_withASudoPassword(t *testing.T) {
 			}
 		}
 	}()
-	r := want(t, 0, "ops", "create")
+	pushed(t, "ops")
+	r := want(t, 0, "ops", "create", "-o", "json")
 	close(stop)
 	if h, ok := <-seen; ok {
 		t.Errorf("the password was in a process list of %s", h)
 	}
 	figure(t, "create.ops.seconds", r.took.Seconds())
+	for h, s := range lastLine(t, r.out).Hosts {
+		if s.BytesSent > 2<<20 {
+			t.Errorf("create sent %d bytes to %s, which had the content", s.BytesSent, h)
+		}
+	}
+	if e := lastLine(t, want(t, 0, "ops", "create", "-o", "json").out); e.Changed != 0 {
+		t.Errorf("not converged: %d changes", e.Changed)
+	}
 	healthy(t, time.Minute)
 	if strings.Contains(r.out+r.err, canary) {
 		t.Error("the password is in the output")
@@ -260,6 +281,45 @@ func Test07_withASudoPassword(t *testing.T) {
 		}
 	}
 	want(t, 0, "ops", "reset", "--yes")
+}
+
+// pushed brings the bundle's content to all hosts first, from host to host, and
+// proves that nothing is left running there. A create then has little to send.
+func pushed(t *testing.T, user string) {
+	t.Helper()
+	push := func(args ...string) result {
+		t.Helper()
+		return want(t, 0, user, append([]string{"bundle", "push"}, args...)...)
+	}
+	r := push("--fan-out", "chain", "-o", "json")
+	figure(t, "push.seconds", r.took.Seconds())
+	e := lastLine(t, r.out)
+	var most int64
+	for _, n := range e.MissingBytes {
+		most = max(most, n)
+	}
+	figure(t, "push.copies-sent", float64(e.SentBytes)/float64(most))
+	if e.SentBytes > most*11/10 || e.Links < 2 {
+		t.Errorf("%d bytes left the operator over %d links; no host lacked more than %d", e.SentBytes, e.Links, most)
+	}
+	for _, h := range []string{"host1", "host2", "host3"} {
+		if got := sh(t, h, "pgrep -af '[k]ocli node' || :; ss -Hltn | grep -vE ':22 |127.0.0.11' || :"); got != "" {
+			t.Errorf("left on %s: %s", h, got)
+		}
+	}
+	if r := push("--fan-out", "ssh"); !strings.Contains(r.out, "have what they need") {
+		t.Errorf("a second push:\n%s", r)
+	}
+	// What an interrupted push leaves is gone on with, over SSH alone too.
+	sh(t, "host2", `cd /var/lib/kocli/content && f=$(ls -S sha256 | head -1) && head -c 5000000 sha256/$f >part/$f && rm sha256/$f`)
+	r = push("--fan-out", "ssh", "-o", "json")
+	if e := lastLine(t, r.out); len(e.MissingBytes) != 1 || e.SentBytes != e.MissingBytes["host2"] {
+		t.Errorf("a push that goes on: %s", r)
+	}
+	size := sh(t, "host2", `cd /var/lib/kocli/content/sha256 && stat -c %s $(ls -S | head -1)`)
+	if got := fmt.Sprint(lastLine(t, r.out).SentBytes + 5000000); got != size {
+		t.Errorf("with what was there it is %s bytes, not %s", got, size)
+	}
 }
 
 func Test08_fromOneOfTheHosts(t *testing.T) {

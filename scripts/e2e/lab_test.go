@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,11 +67,15 @@ func yaml(t *testing.T, user string) string {
 // command is a kocli of a user. Commands that take a bundle get it.
 func command(t *testing.T, user string, args ...string) *exec.Cmd {
 	t.Helper()
-	all := []string{args[0], "--home", home(t, user), "-f", yaml(t, user)}
+	verb := 1
+	if args[0] == "bundle" { // bundle push BUNDLE
+		args, verb = append([]string{args[0], args[1], env(t, "KOCLI_E2E_BUNDLE")}, args[2:]...), 3
+	}
+	all := append(slices.Clone(args[:verb]), "--home", home(t, user), "-f", yaml(t, user))
 	if args[0] == "create" || args[0] == "plan" || args[0] == "preflight" {
 		all = append(all, "--bundle", env(t, "KOCLI_E2E_BUNDLE"))
 	}
-	return exec.Command(env(t, "KOCLI_E2E_KOCLI"), append(all, args[1:]...)...)
+	return exec.Command(env(t, "KOCLI_E2E_KOCLI"), append(all, args[verb:]...)...)
 }
 
 // kocli runs kocli to its end.
@@ -103,6 +108,8 @@ type event struct {
 	Kind, Phase, Node, Step, Error string
 	Changed                        int
 	Hosts                          map[string]struct{ RoundTrips, BytesSent int64 }
+	MissingBytes                   map[string]int64
+	SentBytes, Links               int64
 }
 
 // lastLine decodes the last line of -o json.

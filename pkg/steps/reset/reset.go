@@ -15,6 +15,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/ledger"
 	"github.com/kocli/kocli/pkg/plan"
 )
@@ -221,6 +222,9 @@ func undo(ctx context.Context, h host.Host) error {
 		return err
 	}
 	if keep {
+		if err := h.Remove(ctx, fanout.Root()); err != nil {
+			return err
+		}
 		return keepRuntimeEntries(ctx, h, book)
 	}
 	_, err = h.Run(ctx, host.Command("sh", "-c", last, "kocli-last", ledger.Root()))
