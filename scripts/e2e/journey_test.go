@@ -193,7 +193,7 @@ func Test06_resetBringsTheHostsBack(t *testing.T) {
 		"ctr -n others run -d $(ctr -n others images ls -q | grep pause:) theirs")
 	r := want(t, 0, "root", "reset", "--yes")
 	figure(t, "reset.seconds", r.took.Seconds())
-	if got := sh(t, "host2", "ctr -n others tasks ls | awk '/theirs/{print $3}'; ctr -n k8s.io images ls -q; ls /usr/bin/kubelet 2>/dev/null || :"); got != "RUNNING" {
+	if got := sh(t, "host2", "ctr -n others tasks ls 2>/dev/null | awk '/theirs/{print $3}'; ctr -n k8s.io images ls -q 2>/dev/null; ls /usr/bin/kubelet 2>/dev/null || :"); got != "RUNNING" {
 		t.Errorf("the container of others: %q", got)
 	}
 	if r := want(t, 0, "root", "reset", "--yes"); !strings.Contains(r.out, "nothing of kocli") {
