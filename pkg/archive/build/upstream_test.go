@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -286,6 +287,11 @@ func (u *upstream) options(change ...func(*archive.Spec)) build.Options {
 		KocliBinaries: map[string]string{"amd64": kocli}, RetryPause: time.Millisecond,
 		LockPath: build.LockPath(filepath.Join(u.dir, "bundle.yaml")),
 	}
+}
+
+// buildOnly builds the test's spec, without looking at the result.
+func buildOnly(u *upstream) (*build.Report, error) {
+	return build.Build(context.Background(), u.options())
 }
 
 func (u *upstream) build(o build.Options) (*build.Report, *archive.Bundle, error) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
@@ -37,7 +38,8 @@ func (c *Client) Blob(ctx context.Context, url, digest string, size int64, got f
 	})
 }
 
-// blob downloads from one place. What an earlier try left is continued.
+// blob downloads from one place. What an earlier try left is continued; whether
+// it was a part of the same content, the digest says in the end.
 func (c *Client) blob(ctx context.Context, rt http.RoundTripper, url, digest string, size int64, got func(n int64)) (err error) {
 	f, err := os.OpenFile(c.Cache.partial(digest), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -56,9 +58,12 @@ func (c *Client) blob(ctx context.Context, rt http.RoundTripper, url, digest str
 	if err := d.hashWhatIsThere(); err != nil {
 		return permanent(err)
 	}
-	resumed := d.n > 0
-	if !resumed || size < 0 || d.n < size {
+	before := d.n
+	if before == 0 || size < 0 || d.n < size {
 		if err := c.receive(ctx, rt, url, &d); err != nil {
+			if d.n > before {
+				return &grown{d.n, err}
+			}
 			return err
 		}
 	}
@@ -66,9 +71,9 @@ func (c *Client) blob(ctx context.Context, rt http.RoundTripper, url, digest str
 		if err := d.restart(); err != nil {
 			return permanent(err)
 		}
-		bad := &fault.Error{Op: "check download", Code: fault.Bundle, Err: &DigestError{URL: url, Want: digest, Got: sum},
+		bad := &fault.Error{Op: "check download", Code: fault.Bundle, Err: &DigestError{URL: redacted(url), Want: digest, Got: sum},
 			Hint: "the source changed or is not what upstream published: try another mirror"}
-		if resumed {
+		if before > 0 {
 			return bad // the part from before may have been of something else: once more from the start
 		}
 		return permanent(bad)
@@ -91,16 +96,17 @@ func (c *Client) receive(ctx context.Context, rt http.RoundTripper, url string, 
 		if err := d.restart(); err != nil {
 			return permanent(err)
 		}
-	case res.StatusCode == http.StatusPartialContent && d.n == 0, res.StatusCode == http.StatusRequestedRangeNotSatisfiable:
-		return permanent(fmt.Errorf("%s: answers with a range that was not asked for", url))
+	case res.StatusCode == http.StatusPartialContent && !strings.HasPrefix(res.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.n)),
+		res.StatusCode == http.StatusPartialContent && d.n == 0, res.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		return permanent(fmt.Errorf("%s: answers with a range that was not asked for", redacted(url)))
 	}
 	want := res.ContentLength
 	before := d.n
 	if _, err := io.CopyBuffer(d, res.Body, make([]byte, 256<<10)); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
+		return fmt.Errorf("%s: %w", redacted(url), err)
 	}
 	if want >= 0 && d.n-before != want {
-		return fmt.Errorf("%s: %w: %d of %d bytes", url, io.ErrUnexpectedEOF, d.n-before, want)
+		return fmt.Errorf("%s: %w: %d of %d bytes", redacted(url), io.ErrUnexpectedEOF, d.n-before, want)
 	}
 	return nil
 }
@@ -122,6 +128,9 @@ func (d *download) Write(p []byte) (int, error) {
 	d.hash.Write(p[:n])
 	d.n += int64(n)
 	d.tell(int64(n))
+	if err != nil {
+		err = permanent(DiskError(err)) // asking the server again does not help
+	}
 	return n, err
 }
 

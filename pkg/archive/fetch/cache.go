@@ -36,7 +36,25 @@ func OpenCache(dir string) (*Cache, error) {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	c.lock = f
+	stale, err := filepath.Glob(filepath.Join(dir, "partial", putPattern))
+	for _, name := range stale { // of a build that was killed; nobody else is at work here
+		err = errors.Join(err, os.Remove(name))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cache: %w", err), c.Close())
+	}
 	return c, nil
+}
+
+// putPattern names files that are written and have no digest yet.
+const putPattern = "put-*"
+
+// DiskError gives an error about a full disk its hint.
+func DiskError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fault.New(fault.Failure, "make room, or choose another disk with --cache and --to; what is complete is kept, typing the command again goes on", err)
+	}
+	return err
 }
 
 // LockFile opens a file, which is created where it is missing, and locks it
@@ -109,12 +127,15 @@ func (c *Cache) Put(data []byte) (string, error) {
 		return "", err
 	}
 	_, err = io.Copy(f, bytes.NewReader(data))
-	return digest, errors.Join(err, c.keep(f, digest))
+	if err != nil {
+		return "", errors.Join(DiskError(err), f.Close())
+	}
+	return digest, c.keep(f, digest)
 }
 
 // PutFrom stores what r holds and returns its digest.
 func (c *Cache) PutFrom(r io.Reader) (digest string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(c.partial("sha256:x")), "put-*")
+	f, err := os.CreateTemp(filepath.Dir(c.partial("sha256:x")), putPattern)
 	if err != nil {
 		return "", err
 	}
@@ -123,7 +144,7 @@ func (c *Cache) PutFrom(r io.Reader) (digest string, err error) {
 	digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
 	_, have := c.Size(digest)
 	if err != nil || have {
-		return digest, errors.Join(err, f.Close(), os.Remove(f.Name()))
+		return digest, errors.Join(DiskError(err), f.Close(), os.Remove(f.Name()))
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
@@ -134,7 +155,7 @@ func (c *Cache) PutFrom(r io.Reader) (digest string, err error) {
 // keep makes a complete download a blob. It closes the file.
 func (c *Cache) keep(f *os.File, digest string) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
+		return DiskError(err)
 	}
 	return os.Rename(c.partial(digest), c.Path(digest))
 }

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,10 +24,13 @@ type Client struct {
 	HTTP http.RoundTripper
 	// Pause is the first pause before a retry; it doubles. Zero means one second.
 	Pause time.Duration
-	// Tries is how often one place is asked. Zero means five.
+	// Tries is how often one place may fail in a row without anything new having
+	// come from it. Zero means five.
 	Tries uint
 	// Stall is how long a server may send nothing. Zero means a minute.
 	Stall time.Duration
+
+	sessions sync.Map // http.RoundTripper by repository: a token is asked for once
 }
 
 // StatusError is an answer that is not a success.
@@ -43,32 +47,6 @@ func (e *StatusError) Error() string {
 // temporary reports whether asking again may help.
 func (e *StatusError) temporary() bool {
 	return e.Status >= 500 || e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout
-}
-
-// NewTransport returns a transport with time-outs for everything but the body.
-func NewTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // documented type
-	t.DialContext = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
-	t.TLSHandshakeTimeout = 15 * time.Second
-	t.ResponseHeaderTimeout = time.Minute
-	t.MaxIdleConnsPerHost = 8
-	return t
-}
-
-// client returns a client that never goes from https to http.
-func (c *Client) client(rt http.RoundTripper) *http.Client {
-	if rt == nil {
-		rt = c.HTTP
-	}
-	return &http.Client{Transport: rt, CheckRedirect: func(req *http.Request, via []*http.Request) error {
-		if len(via) >= 10 {
-			return errors.New("more than 10 redirects")
-		}
-		if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https" {
-			return fmt.Errorf("redirect from https to %s is refused", req.URL.Redacted())
-		}
-		return nil
-	}}
 }
 
 // everywhere asks each place in turn, with retries, until one succeeds. What
@@ -95,6 +73,18 @@ func (c *Client) everywhere(ctx context.Context, what string, ask func(ctx conte
 // permanent marks an error that asking again does not cure.
 func permanent(err error) error { return backoff.Permanent(err) }
 
+// grown is an error after which more is there than before: a download that
+// was cut, and goes on from there.
+type grown struct {
+	n   int64 // bytes that are there now
+	err error
+}
+
+func (g *grown) Error() string { return g.err.Error() }
+func (g *grown) Unwrap() error { return g.err }
+
+// retry runs op until it succeeds, fails for good, or failed Tries times in a
+// row without bringing a download further than it ever was.
 func (c *Client) retry(ctx context.Context, op func() error) error {
 	b := backoff.NewExponentialBackOff()
 	if b.InitialInterval = c.Pause; c.Pause == 0 {
@@ -105,79 +95,62 @@ func (c *Client) retry(ctx context.Context, op func() error) error {
 	if tries == 0 {
 		tries = 5
 	}
-	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, op() },
-		backoff.WithBackOff(b), backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0))
-	var p *backoff.PermanentError
-	if errors.As(err, &p) {
-		return p.Unwrap()
-	}
+	var failed uint
+	var best int64
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := op()
+		var g *grown
+		if errors.As(err, &g) && g.n > best {
+			best, failed = g.n, 0
+			b.Reset()
+		}
+		if failed++; err != nil && failed >= tries {
+			err = permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(0))
 	return err
 }
 
-// get asks for a URL, from a byte on. The body fails when the server stalls.
+// get asks for a URL, from a byte on.
 func (c *Client) get(ctx context.Context, rt http.RoundTripper, url string, from int64) (*http.Response, error) {
-	stall := c.Stall
-	if stall == 0 {
-		stall = time.Minute
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(stall, func() { cancel(fmt.Errorf("%s: nothing came for %s", url, stall)) })
-	stop := func() { timer.Stop(); cancel(nil) }
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		stop()
 		return nil, permanent(err)
 	}
 	req.Header.Set("Accept-Encoding", "identity") // digests are of the bytes as they are
 	if from > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
 	}
-	res, err := c.client(rt).Do(req)
+	if rt == nil {
+		rt = c.guarded()
+	}
+	res, err := (&http.Client{Transport: rt}).Do(req)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		stop()
 		return nil, err
 	}
-	res.Body = &stallReader{ReadCloser: res.Body, ctx: ctx, timer: timer, stall: stall, stop: stop}
 	switch res.StatusCode {
 	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
 		return res, nil
 	}
-	e := &StatusError{URL: url, Status: res.StatusCode}
-	if cerr := res.Body.Close(); cerr != nil || e.temporary() {
-		return nil, errors.Join(e, cerr)
+	e := &StatusError{URL: redacted(url), Status: res.StatusCode}
+	err = errors.Join(e, retryAfter(res), res.Body.Close())
+	if !e.temporary() {
+		return nil, permanent(err)
 	}
-	return nil, permanent(e)
+	return nil, err
 }
 
-// stallReader is a body whose reads fail when nothing comes for too long.
-type stallReader struct {
-	io.ReadCloser
-	ctx   context.Context
-	timer *time.Timer
-	stall time.Duration
-	stop  func()
-}
+// maxPause bounds the pause that a server asks for, in seconds.
+const maxPause = 120
 
-func (r *stallReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	if n > 0 {
-		r.timer.Reset(r.stall)
+// retryAfter is the pause that a server asks for, as an error for the retry.
+func retryAfter(res *http.Response) error {
+	n, err := strconv.Atoi(res.Header.Get("Retry-After"))
+	if err != nil || n <= 0 {
+		return nil
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		if cause := context.Cause(r.ctx); cause != nil {
-			err = cause
-		}
-	}
-	return n, err
-}
-
-func (r *stallReader) Close() error {
-	err := r.ReadCloser.Close()
-	r.stop()
-	return err
+	return backoff.RetryAfter(min(n, maxPause))
 }
 
 // Small returns a small file, such as a checksum or a signed index.
@@ -193,7 +166,7 @@ func (c *Client) Small(ctx context.Context, url string, limit int64) ([]byte, er
 			return err
 		}
 		if int64(len(data)) > limit {
-			return permanent(fmt.Errorf("%s: more than %d bytes", p.url(url), limit))
+			return permanent(fmt.Errorf("%s: more than %d bytes", redacted(p.url(url)), limit))
 		}
 		return nil
 	})

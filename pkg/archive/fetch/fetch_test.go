@@ -60,7 +60,7 @@ func TestMirrors_rewriteHosts(t *testing.T) {
 	if m, err := NewMirrors(nil); err != nil || len(m) != 1 || m[0] != nil {
 		t.Fatalf("no mirror means upstream: %v %v", m, err)
 	}
-	for _, bad := range []string{"", "x", "ftp://x", "http://", "http://x/?q=1"} {
+	for _, bad := range []string{"", "x", "ftp://x", "http://", "http://x/?q=1", "/none", "file://host/x"} {
 		if _, err := NewMirrors([]string{bad}); fault.CodeOf(err) != fault.Usage {
 			t.Errorf("%q: %v", bad, err)
 		}

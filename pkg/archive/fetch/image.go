@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/fault"
 )
 
 // Manifest fetches the manifest of an image for linux on an architecture, puts
@@ -78,12 +79,15 @@ func (c *Client) keepManifest(raw []byte, mediaType string) ([]archive.Descripto
 
 // manifest asks one registry.
 func (c *Client) manifest(ctx context.Context, p place, ref, arch string) ([]byte, string, error) {
+	if p.folder() {
+		return p.localImage(ref, arch)
+	}
 	r, err := p.parse(ref)
 	if err != nil {
 		return nil, "", permanent(err)
 	}
 	opts := []remote.Option{
-		remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(c.transport()),
+		remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(c.guarded()),
 		remote.WithRetryPredicate(func(error) bool { return false }), remote.WithRetryStatusCodes(), // retried here
 	}
 	desc, err := remote.Get(r, opts...)
@@ -142,20 +146,37 @@ func (p place) parse(ref string) (name.Reference, error) {
 	return name.ParseReference(s, opts...)
 }
 
-func (c *Client) transport() http.RoundTripper {
-	if c.HTTP != nil {
-		return c.HTTP
-	}
-	return http.DefaultTransport
-}
-
 // classify tells errors of a registry that may pass from those that will not.
 func classify(err error) error {
 	var te *transport.Error
-	if errors.As(err, &te) && te.StatusCode < 500 && te.StatusCode != http.StatusTooManyRequests {
+	if !errors.As(err, &te) {
+		return err
+	}
+	if (te.StatusCode == http.StatusUnauthorized || te.StatusCode == http.StatusForbidden) && te.Request != nil {
+		err = fault.New(fault.Failure, "log in with `docker login "+te.Request.URL.Host+"`: kocli reads Docker's config.json", err)
+	}
+	if te.StatusCode < 500 && te.StatusCode != http.StatusTooManyRequests {
 		return permanent(err)
 	}
 	return err
+}
+
+// session returns a transport that is logged in to the repository of r.
+func (c *Client) session(ctx context.Context, repo name.Repository) (http.RoundTripper, error) {
+	key := repo.Scheme() + "://" + repo.Name()
+	if rt, ok := c.sessions.Load(key); ok {
+		return rt.(http.RoundTripper), nil //nolint:errcheck // only such are stored
+	}
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repo)
+	if err != nil {
+		return nil, permanent(err)
+	}
+	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, c.guarded(), []string{repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, classify(err)
+	}
+	c.sessions.Store(key, rt)
+	return rt, nil
 }
 
 // ImageBlob makes sure that the cache has a blob of an image. got is as in Blob.
@@ -164,18 +185,21 @@ func (c *Client) ImageBlob(ctx context.Context, ref string, d archive.Descriptor
 		return nil
 	}
 	return c.everywhere(ctx, ref+" "+d.Digest, func(ctx context.Context, p place) error {
+		if p.folder() {
+			url, err := p.localBlob(ref, d)
+			if err != nil {
+				return err
+			}
+			return c.blob(ctx, nil, url, d.Digest, d.Size, got)
+		}
 		r, err := p.parse(ref)
 		if err != nil {
 			return permanent(err)
 		}
 		repo := r.Context()
-		auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repo)
+		rt, err := c.session(ctx, repo)
 		if err != nil {
-			return permanent(err)
-		}
-		rt, err := transport.NewWithContext(ctx, repo.Registry, auth, c.transport(), []string{repo.Scope(transport.PullScope)})
-		if err != nil {
-			return classify(err)
+			return err
 		}
 		url := fmt.Sprintf("%s://%s/v2/%s/blobs/%s", repo.Scheme(), repo.RegistryStr(), repo.RepositoryStr(), d.Digest)
 		return c.blob(ctx, rt, url, d.Digest, d.Size, got)
