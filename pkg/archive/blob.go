@@ -14,23 +14,42 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kocli/kocli/pkg/archive/frames"
 	"github.com/kocli/kocli/pkg/fault"
 )
 
-// OpenBlob opens a blob. Its reader returns io.EOF only after the content
-// matched the digest, and ErrDamaged otherwise: what was read before that must
-// not be used.
+// OpenBlob opens a blob, or the content of a file that is stored compressed, by
+// its digest. Its reader returns io.EOF only after the content matched the
+// digest, and ErrDamaged otherwise: what was read before that must not be used.
+// It holds up to 16 MB until it is read to the end or closed.
 func (b *Bundle) OpenBlob(digest string) (io.ReadCloser, error) {
-	bl, ok := b.blobs[digest]
+	if bl, ok := b.blobs[digest]; ok {
+		return io.NopCloser(b.verified(bl, digest)), nil
+	}
+	it, ok := b.stored[digest]
 	if !ok {
 		return nil, &fault.Error{
 			Op: "open blob", Code: fault.Bundle, Hint: "see what the bundle holds with `kocli bundle inspect`",
 			Err: fmt.Errorf("%s is not in the bundle", digest),
 		}
 	}
-	return io.NopCloser(&verifier{
-		r: io.NewSectionReader(b.r, bl.offset, bl.size), hash: sha256.New(), want: digest, left: bl.size,
-	}), nil
+	codec, err := b.codec()
+	if err != nil {
+		return nil, fmt.Errorf("open blob: %w", err)
+	}
+	r := codec.Reader(b.verified(b.blobs[it.Stored.Digest], it.Stored.Digest), it.Size)
+	return content{&verifier{r: r, hash: sha256.New(), want: digest, left: it.Size}, r}, nil
+}
+
+// content is a verified reader, with what is closed after it.
+type content struct {
+	io.Reader
+	io.Closer
+}
+
+// verified reads a blob as it is stored.
+func (b *Bundle) verified(bl blob, digest string) io.Reader {
+	return &verifier{r: io.NewSectionReader(b.r, bl.offset, bl.size), hash: sha256.New(), want: digest, left: bl.size}
 }
 
 // Section returns the bytes of a blob as they stand in the bundle, unverified;
@@ -63,6 +82,9 @@ func (v *verifier) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	v.err = err
+	if errors.Is(err, frames.ErrCorrupt) {
+		v.err = &fault.Error{Op: "read blob", Code: fault.Bundle, Hint: hintDamaged, Err: fmt.Errorf("%w: %s: %w", ErrDamaged, v.want, err)}
+	}
 	if errors.Is(err, io.EOF) {
 		if got := "sha256:" + hex.EncodeToString(v.hash.Sum(nil)); got != v.want || v.left != 0 {
 			v.err = &fault.Error{
@@ -100,7 +122,9 @@ func (e *DamageError) Is(target error) bool { return target == ErrDamaged }
 
 const verifyWorkers = 2
 
-// Verify reads every blob and compares it with its digest, two at a time. It
+// Verify reads every blob and compares it with its digest, two at a time. Of
+// files that are stored compressed it looks at the compressed form: the content
+// was compared when the bundle was built, and is again whenever it is read. It
 // goes on after a damaged one and reports all of them in a *DamageError. each,
 // where it is not nil, is told the bytes done of the total from time to time,
 // never concurrently.

@@ -29,6 +29,7 @@ type InspectedItem struct {
 	Source     string   `json:"source,omitempty"`
 	Digest     string   `json:"digest"`
 	Size       int64    `json:"size"`
+	Stored     int64    `json:"storedBytes"`           // bytes in the bundle: less where a file is compressed
 	Shared     int64    `json:"sharedBytes,omitempty"` // bytes that earlier items brought already
 }
 
@@ -49,6 +50,9 @@ func (b *Bundle) Inspect() Inspection {
 		}
 		mine := map[string]bool{}
 		for _, d := range it.descriptors() {
+			if !mine[d.Digest] {
+				line.Stored += d.Size
+			}
 			if seen[d.Digest] && !mine[d.Digest] {
 				line.Shared += d.Size
 			}

@@ -26,12 +26,14 @@ const (
 	typePackages  = "application/vnd.kocli.packages.v1"
 	typeKocli     = "application/vnd.kocli.kocli.v1"
 	typeDeb       = "application/vnd.debian.binary-package"
+	zstdSuffix    = "+zstd" // of the media type of a file that is stored compressed
 
 	annotationRefName   = "org.opencontainers.image.ref.name"
 	annotationTitle     = "org.opencontainers.image.title"
 	annotationImageName = "io.containerd.image.name" // containerd names an imported image by it
 	annotationRole      = "io.kocli.role"
 	annotationArch      = "io.kocli.architecture"
+	annotationContent   = "io.kocli.content.digest" // of a file that is stored compressed
 )
 
 // Paths in the tar. These functions are the only places that build them.
@@ -223,10 +225,7 @@ func (m *Manifest) artifacts() ([]artifact, error) {
 		}
 		for ; i < len(m.Items) && m.Items[i].artifact() == ref; i++ {
 			it := &m.Items[i]
-			man.Layers = append(man.Layers, ociDescriptor{
-				MediaType: it.mediaType(), Digest: it.Digest, Size: it.Size,
-				Annotations: map[string]string{annotationTitle: it.File},
-			})
+			man.Layers = append(man.Layers, it.layer())
 		}
 		raw, err := json.Marshal(man)
 		if err != nil {
@@ -238,6 +237,18 @@ func (m *Manifest) artifacts() ([]artifact, error) {
 		}})
 	}
 	return out, nil
+}
+
+// layer is a file in the manifest of its artifact. Its title is what `oras pull`
+// names it.
+func (it *Item) layer() ociDescriptor {
+	d := it.descriptors()[0]
+	out := ociDescriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: map[string]string{annotationTitle: it.File}}
+	if it.Stored != nil {
+		out.Annotations[annotationTitle] += ".zst"
+		out.Annotations[annotationContent] = it.Digest
+	}
+	return out
 }
 
 func digestOf(data []byte) string {

@@ -91,6 +91,9 @@ type Item struct {
 	Digest       string   `json:"digest"`            // of the file, or of the image's manifest
 	Size         int64    `json:"size"`              // bytes of the file, or of all blobs of the image
 	Package      *Package `json:"package,omitempty"` // for OS packages
+	// Stored is the blob that holds a file in compressed form (pkg/archive/frames).
+	// Nil: the file is stored as it is.
+	Stored *Descriptor `json:"stored,omitempty"`
 	// Blobs are the manifest, configuration and layers of an image, in this
 	// order. Empty for files.
 	Blobs []Descriptor `json:"blobs,omitempty"`
@@ -184,6 +187,7 @@ func (m *Manifest) validate() error {
 		return fmt.Errorf("format %d is not known", m.Format)
 	}
 	sizes := map[string]int64{}
+	stored := map[string]Descriptor{} // by digest of the content; what is not compressed has itself
 	var total int64
 	for i := range m.Items {
 		it := &m.Items[i]
@@ -192,6 +196,14 @@ func (m *Manifest) validate() error {
 		}
 		if i > 0 && compareItems(m.Items[i-1], *it) >= 0 {
 			return fmt.Errorf("item %d (%q) is listed twice or out of order", i, it.Name)
+		}
+		if it.Kind != KindImage {
+			d := it.descriptors()[0]
+			d.MediaType = ""
+			if have, ok := stored[it.Digest]; ok && have != d {
+				return fmt.Errorf("item %d (%q): %s is stored in two forms", i, it.Name, it.Digest)
+			}
+			stored[it.Digest] = d
 		}
 		for _, d := range it.descriptors() {
 			if have, ok := sizes[d.Digest]; ok && have != d.Size {
@@ -229,6 +241,9 @@ func (it *Item) validate() error {
 			return fmt.Errorf("%s: size %d is out of range", d.Digest, d.Size)
 		}
 	}
+	if err := it.validateStored(); err != nil {
+		return err
+	}
 	switch it.Kind {
 	case KindImage:
 		return it.validateImage()
@@ -247,6 +262,25 @@ func (it *Item) validate() error {
 		return fmt.Errorf("name %q, file %q or blobs are not valid for a file", it.Name, it.File)
 	}
 	return nil
+}
+
+func (it *Item) validateStored() error {
+	switch {
+	case it.Stored == nil:
+		return nil
+	case it.Kind == KindImage:
+		return fmt.Errorf("image with a compressed form")
+	case !ValidDigest(it.Digest) || it.Size < 0 || it.Size > MaxBlobSize || it.Stored.Digest == it.Digest:
+		return fmt.Errorf("digest %q or size %d of the content is not valid", it.Digest, it.Size)
+	case it.Stored.MediaType != it.mediaType()+zstdSuffix:
+		return fmt.Errorf("media type %q of the compressed form is not known", it.Stored.MediaType)
+	}
+	return nil
+}
+
+// Compress sets the blob that holds the file in compressed form.
+func (it *Item) Compress(digest string, size int64) {
+	it.Stored = &Descriptor{MediaType: it.mediaType() + zstdSuffix, Digest: digest, Size: size}
 }
 
 func (it *Item) validateImage() error {
@@ -268,10 +302,14 @@ func (it *Item) validateImage() error {
 	return nil
 }
 
-// descriptors are the blobs of an item: those of an image, or the file.
+// descriptors are the blobs of an item as they are stored: those of an image, or
+// the file.
 func (it *Item) descriptors() []Descriptor {
 	if it.Kind == KindImage {
 		return it.Blobs
+	}
+	if it.Stored != nil {
+		return []Descriptor{*it.Stored}
 	}
 	return []Descriptor{{MediaType: it.mediaType(), Digest: it.Digest, Size: it.Size}}
 }

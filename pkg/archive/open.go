@@ -10,7 +10,9 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 
+	"github.com/kocli/kocli/pkg/archive/frames"
 	"github.com/kocli/kocli/pkg/fault"
 )
 
@@ -29,6 +31,8 @@ type Bundle struct {
 	index    []byte
 	blobs    map[string]blob // by digest
 	order    []string        // digests in the order of the tar
+	stored   map[string]Item // files that are stored compressed, by digest of their content
+	codec    func() (*frames.Codec, error)
 }
 
 // blob is where the content of a blob stands.
@@ -67,7 +71,7 @@ func Open(path string) (*Bundle, error) {
 
 // NewReader opens a bundle of size bytes that is read through r, as Open does.
 func NewReader(r io.ReaderAt, size int64) (*Bundle, error) {
-	b := &Bundle{r: r, size: size, close: func() error { return nil }, blobs: map[string]blob{}}
+	b := &Bundle{r: r, size: size, close: func() error { return nil }, blobs: map[string]blob{}, stored: map[string]Item{}, codec: sync.OnceValues(frames.New)}
 	if err := b.read(); err != nil {
 		return nil, &fault.Error{Op: "open bundle", Code: fault.Bundle, Hint: hintDamaged, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 	}
@@ -104,6 +108,11 @@ func (b *Bundle) read() error {
 		return errors.New("index.json is not the one that belongs to the bundle manifest")
 	}
 	b.index = want.index
+	for _, it := range b.manifest.Items {
+		if it.Stored != nil {
+			b.stored[it.Digest] = it
+		}
+	}
 	if err := b.scan(want); err != nil {
 		return err
 	}

@@ -1,12 +1,15 @@
 package archive
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"hash"
 	"io"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // copySize is the buffer of copies, in bytes.
@@ -18,19 +21,7 @@ const copySize = 512 << 10
 // place. The same manifest always gives the same bytes. On an error, what
 // was written is not a bundle. The digest of the bundle is returned.
 func Write(w io.Writer, m *Manifest, open func(digest string) (io.ReadCloser, error)) (digest string, size int64, err error) {
-	m.Format = FormatVersion
-	m.normalise()
-	if err := m.validate(); err != nil {
-		return "", 0, err
-	}
-	raw, err := json.Marshal(m)
-	if err != nil {
-		return "", 0, err
-	}
-	if len(raw) > MaxManifestSize {
-		return "", 0, fmt.Errorf("bundle manifest of %d bytes is too large", len(raw))
-	}
-	l, err := newLayout(m, raw)
+	l, err := m.layout()
 	if err != nil {
 		return "", 0, err
 	}
@@ -46,6 +37,55 @@ func Write(w io.Writer, m *Manifest, open func(digest string) (io.ReadCloser, er
 		return "", 0, err
 	}
 	return digestOf(l.index), size + 2*blockSize, nil
+}
+
+// writers is how many blobs WriteAt copies at once.
+const writers = 2
+
+// WriteAt writes what Write writes, several blobs at once: open is called
+// concurrently. It ends early when ctx does.
+func WriteAt(ctx context.Context, w io.WriterAt, m *Manifest, open func(digest string) (io.ReadCloser, error)) (digest string, size int64, err error) {
+	l, err := m.layout()
+	if err != nil {
+		return "", 0, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(writers)
+	for _, e := range l.entries {
+		at := size
+		size += blockSize + e.size + padding(e.size)
+		g.Go(func() error {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			_, err := writeEntry(io.NewOffsetWriter(w, at), e, open, make([]byte, min(copySize, e.size+1)))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return "", 0, err
+	}
+	if _, err := w.WriteAt(make([]byte, 2*blockSize), size); err != nil {
+		return "", 0, err
+	}
+	return digestOf(l.index), size + 2*blockSize, nil
+}
+
+// layout sorts and checks the manifest, and derives the tar from it.
+func (m *Manifest) layout() (layout, error) {
+	m.Format = FormatVersion
+	m.normalise()
+	if err := m.validate(); err != nil {
+		return layout{}, err
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return layout{}, err
+	}
+	if len(raw) > MaxManifestSize {
+		return layout{}, fmt.Errorf("bundle manifest of %d bytes is too large", len(raw))
+	}
+	return newLayout(m, raw)
 }
 
 func writeEntry(w io.Writer, e entry, open func(string) (io.ReadCloser, error), buf []byte) (int64, error) {

@@ -4,6 +4,7 @@ package archivetest
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/frames"
 )
 
 // The versions of the sample.
@@ -71,9 +73,24 @@ func (c Content) File(kind archive.Kind, name, version, file string, role archiv
 	}
 }
 
+// Compress stores a file in its compressed form instead.
+func (c Content) Compress(it *archive.Item) {
+	z, err := frames.New()
+	if err != nil {
+		panic(err) // its settings are constants
+	}
+	var b bytes.Buffer
+	if err := z.Write(context.Background(), &b, bytes.NewReader(c[it.Digest])); err != nil {
+		panic(err) // from memory to memory
+	}
+	d := c.Put("", b.Bytes())
+	it.Compress(d.Digest, d.Size)
+	delete(c, it.Digest)
+}
+
 // Sample returns the manifest and content of a small bundle that has what a
 // cluster of Kubernetes v1.36.3 with flannel needs, by name: the contents are
-// not programs.
+// not programs. Two of the files are stored compressed.
 func Sample() (*archive.Manifest, Content) {
 	c := Content{}
 	base := bytes.Repeat([]byte("base layer "), 300)
@@ -113,6 +130,9 @@ func Sample() (*archive.Manifest, Content) {
 	} {
 		it := c.File(x.kind, x.name, x.version, x.file, x.role, layer(x.file))
 		it.Component = x.component
+		if x.name == "kubelet" || x.name == "kocli" {
+			c.Compress(&it)
+		}
 		items = append(items, it)
 	}
 	for _, name := range []string{"conntrack", "socat", "libmnl0"} {
