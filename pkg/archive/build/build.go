@@ -57,6 +57,7 @@ type Stage string
 const (
 	StageResolve  Stage = "resolve"  // counts items
 	StageDownload Stage = "download" // counts bytes; the total grows as sizes become known
+	StageCompress Stage = "compress" // counts bytes of files
 	StageWrite    Stage = "write"    // counts bytes of the tar
 )
 
@@ -144,6 +145,9 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 	if err := b.expand(ctx, parts); err != nil {
 		return nil, err
 	}
+	if err := b.compress(ctx, parts); err != nil {
+		return nil, err
+	}
 	return b.finish(ctx, parts)
 }
 
@@ -177,7 +181,7 @@ func (b *builder) download(ctx context.Context, parts []*part) error {
 				continue
 			}
 			seen[j.digest] = true
-			if _, ok := b.client.Cache.Size(j.digest); ok {
+			if b.have(j.digest, j.tarball) {
 				continue
 			}
 			b.meter.expect(StageDownload, max(0, j.size))

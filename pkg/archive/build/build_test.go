@@ -265,6 +265,9 @@ func TestBuild_refusesWhatIsNotAsPublished(t *testing.T) {
 		{"tarball without programs", func(u *upstream, _ *build.Options) {
 			u.file("/github.com/containerd/v2.2.9/containerd-amd64.tar.gz", tarball(map[string]string{"README.md": "x"}))
 		}, fault.Failure, "no program"},
+		{"tarball made to fill the disk", func(u *upstream, _ *build.Options) {
+			u.file("/github.com/containerd/v2.2.9/containerd-amd64.tar.gz", tarball(map[string]string{"bin/containerd": strings.Repeat("0", 20<<20)}))
+		}, fault.Failure, "made to fill the disk"},
 		{"version that is not in the catalogue", func(_ *upstream, o *build.Options) { o.Spec.Spec.Kubernetes = []string{"v1.0.0"} }, fault.Usage, "v1.0.0"},
 		{"CNI that is not in the catalogue", func(_ *upstream, o *build.Options) { o.Spec.Spec.CNI = []string{"weave"} }, fault.Usage, "weave"},
 		{"mirror that is no URL", func(_ *upstream, o *build.Options) { o.Mirrors = []string{"ftp://x"} }, fault.Usage, "ftp://x"},
@@ -366,21 +369,37 @@ func TestBuild_lockIsEnforced(t *testing.T) {
 func TestBuild_damagedCacheIsNoticedAndMended(t *testing.T) {
 	u := newUpstream(t)
 	o := u.options()
-	if _, _, err := u.build(o); err != nil {
+	raw := filepath.Join(o.CacheDir, "blobs", "sha256", hexSum(u.files[runcPath]))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(raw), 0o750), os.WriteFile(raw, []byte("damaged"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	blob := filepath.Join(o.CacheDir, "blobs", "sha256", hexSum(u.files[runcPath]))
-	data := must(os.ReadFile(blob))
-	data[100] ^= 1
-	if err := os.WriteFile(blob, data, 0o600); err != nil {
-		t.Fatal(err)
+	if _, _, err := u.build(o); fault.CodeOf(err) != fault.Bundle || !strings.Contains(err.Error(), "runc") {
+		t.Fatalf("a damaged download: got %v", err)
 	}
-	_, _, err := u.build(o)
-	if fault.CodeOf(err) != fault.Bundle || !strings.Contains(err.Error(), "runc") {
-		t.Fatalf("got %v", err)
-	}
-	if _, _, err := u.build(o); err != nil {
+	_, b, err := u.build(o)
+	if err != nil {
 		t.Fatalf("the next build: %v", err)
+	}
+	for _, it := range b.Items(archive.Filter{}) {
+		if it.Name != "runc" && it.Kind != archive.KindImage {
+			continue
+		}
+		digest := it.Digest
+		if it.Name == "runc" {
+			digest = it.Stored.Digest
+		}
+		blob := filepath.Join(o.CacheDir, "blobs", "sha256", strings.TrimPrefix(digest, "sha256:"))
+		data := must(os.ReadFile(blob))
+		data[10] ^= 1
+		if err := os.WriteFile(blob, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := u.build(o); err == nil || (it.Name == "runc" && (fault.CodeOf(err) != fault.Bundle || !strings.Contains(err.Error(), "runc"))) {
+			t.Fatalf("%s: got %v", it.Name, err)
+		}
+		if _, _, err := u.build(o); err != nil {
+			t.Fatalf("%s, the next build: %v", it.Name, err)
+		}
 	}
 }
 

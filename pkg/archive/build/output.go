@@ -22,7 +22,11 @@ func (b *builder) finish(ctx context.Context, parts []*part) (*Report, error) {
 	}
 	r := &Report{Output: b.opts.Output, Items: len(m.Items), Lock: b.opts.LockPath, Downloaded: b.meter.done(StageDownload)}
 	for _, it := range m.Items {
-		b.meter.expect(StageWrite, it.Size)
+		if it.Stored != nil {
+			b.meter.expect(StageWrite, it.Stored.Size)
+		} else {
+			b.meter.expect(StageWrite, it.Size)
+		}
 	}
 	open := func(digest string) (io.ReadCloser, error) {
 		if path, ok := local[digest]; ok {
@@ -31,8 +35,8 @@ func (b *builder) finish(ctx context.Context, parts []*part) (*Report, error) {
 		return b.client.Cache.Open(digest)
 	}
 	err = replaceFile(b.opts.Output, func(f *os.File) error {
-		w := &counting{ctx: ctx, w: f, add: func(n int64) { b.meter.add(StageWrite, "", n) }}
-		r.Digest, r.Size, err = archive.Write(w, m, open)
+		w := counting{ctx: ctx, w: f, add: func(n int64) { b.meter.add(StageWrite, "", n) }}
+		r.Digest, r.Size, err = archive.WriteAt(ctx, w, m, open)
 		if err != nil {
 			return b.blame(err, m, local)
 		}
@@ -92,28 +96,28 @@ func (b *builder) blame(err error, m *archive.Manifest, local map[string]string)
 	}
 	label := be.Digest
 	for _, it := range m.Items {
-		if it.Digest == be.Digest || slices.ContainsFunc(it.Blobs, func(d archive.Descriptor) bool { return d.Digest == be.Digest }) {
+		if it.Digest == be.Digest || (it.Stored != nil && it.Stored.Digest == be.Digest) || slices.ContainsFunc(it.Blobs, func(d archive.Descriptor) bool { return d.Digest == be.Digest }) {
 			label = it.Label()
 		}
 	}
 	return &fault.Error{
 		Op: "read cache", Code: fault.Bundle, Hint: "type the command again: the damaged file was removed from the cache and will be fetched anew",
-		Err: errors.Join(fmt.Errorf("%s: %w", label, err), b.client.Cache.Remove(be.Digest)),
+		Err: errors.Join(fmt.Errorf("%s: %w", label, err), b.client.Cache.Forget(be.Digest)),
 	}
 }
 
 // counting writes, reports what it wrote, and stops when ctx ends.
 type counting struct {
 	ctx context.Context
-	w   io.Writer
+	w   io.WriterAt
 	add func(int64)
 }
 
-func (c *counting) Write(p []byte) (int, error) {
+func (c counting) WriteAt(p []byte, at int64) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, context.Cause(c.ctx)
 	}
-	n, err := c.w.Write(p)
+	n, err := c.w.WriteAt(p, at)
 	c.add(int64(n))
 	return n, err
 }
@@ -133,7 +137,7 @@ func replaceFile(path string, write func(*os.File) error) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(fetch.DiskError(err), os.Remove(f.Name()))
 		}
 		err = errors.Join(err, f.Close())
 	}()

@@ -35,7 +35,9 @@ type part struct {
 type job struct {
 	digest string
 	size   int64 // -1: not known
-	fetch  func(ctx context.Context, got func(int64)) error
+	// tarball is whether the programs in it will do as well.
+	tarball bool
+	fetch   func(ctx context.Context, got func(int64)) error
 }
 
 // resolver finds out one part.
@@ -116,7 +118,7 @@ func (b *builder) files() []resolver {
 func (b *builder) file(ctx context.Context, f catalogue.File, u use, arch string) (*part, error) {
 	url := catalogue.Expand(f.URL, u.version, arch)
 	line := lockItem{Item: fmt.Sprintf("%s %s %s", f.Name, u.version, arch), URL: url}
-	line.Digest = b.cached(line.Item)
+	line.Digest = b.cached(line.Item, f.Kind == archive.KindArchive)
 	if line.Digest == "" {
 		digest, err := b.client.Checksum(ctx, catalogue.Expand(f.Checksum, u.version, arch), path.Base(url))
 		if err != nil {
@@ -129,7 +131,7 @@ func (b *builder) file(ctx context.Context, f catalogue.File, u use, arch string
 			Kind: f.Kind, Name: f.Name, Component: f.Component, Version: u.version, Arch: arch, Role: f.Role, Kubernetes: u.kubernetes,
 			Licence: f.Licence, Source: url, File: path.Base(url), Digest: line.Digest, Size: -1,
 		}},
-		jobs: []job{{digest: line.Digest, size: -1, fetch: func(ctx context.Context, got func(int64)) error {
+		jobs: []job{{digest: line.Digest, size: -1, tarball: f.Kind == archive.KindArchive, fetch: func(ctx context.Context, got func(int64)) error {
 			return b.client.Blob(ctx, url, line.Digest, -1, got)
 		}}},
 		locked: []lockItem{line},
@@ -137,16 +139,26 @@ func (b *builder) file(ctx context.Context, f catalogue.File, u use, arch string
 }
 
 // cached returns the digest that the lock has for an item when its content is
-// in the cache: then nobody has to be asked.
-func (b *builder) cached(item string) string {
+// in the cache, or of a tarball the programs: then nobody has to be asked.
+func (b *builder) cached(item string, tarball bool) string {
 	if b.old == nil || b.opts.UpdateLock {
 		return ""
 	}
 	d := b.old.digest(item)
-	if _, ok := b.client.Cache.Size(d); d == "" || !ok {
+	if d == "" || !b.have(d, tarball) {
 		return ""
 	}
 	return d
+}
+
+// have reports whether nothing has to be downloaded for a digest.
+func (b *builder) have(digest string, tarball bool) bool {
+	if tarball {
+		if _, ok := b.client.Cache.Members(digest); ok {
+			return true
+		}
+	}
+	return b.client.Cache.Has(digest)
 }
 
 // images are those of the catalogue and of the spec. One that is asked for
@@ -195,7 +207,7 @@ func (b *builder) images() []resolver {
 
 func (b *builder) image(ctx context.Context, it archive.Item) (*part, error) {
 	line := lockItem{Item: fmt.Sprintf("%s %s", it.Name, it.Arch), URL: it.Name}
-	blobs, ok, err := b.client.CachedManifest(b.cached(line.Item))
+	blobs, ok, err := b.client.CachedManifest(b.cached(line.Item, false))
 	if err != nil {
 		return nil, err
 	}

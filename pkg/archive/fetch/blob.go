@@ -30,7 +30,7 @@ func (e *DigestError) Error() string {
 // is its size in bytes, or -1 when it is not known. got, where it is not nil,
 // is told the bytes that came, and negative ones when they are thrown away.
 func (c *Client) Blob(ctx context.Context, url, digest string, size int64, got func(n int64)) error {
-	if _, ok := c.Cache.Size(digest); ok {
+	if c.Cache.Has(digest) {
 		return nil
 	}
 	return c.everywhere(ctx, url, func(ctx context.Context, p place) error {

@@ -133,23 +133,24 @@ func (c *Cache) Put(data []byte) (string, error) {
 	return digest, c.keep(f, digest)
 }
 
-// PutFrom stores what r holds and returns its digest.
-func (c *Cache) PutFrom(r io.Reader) (digest string, err error) {
+// PutFrom stores what r holds and returns its digest and size. It does not wait
+// for the disk: what a power cut takes is made again from what was downloaded,
+// or noticed by its digest.
+func (c *Cache) PutFrom(r io.Reader) (digest string, size int64, err error) {
 	f, err := os.CreateTemp(filepath.Dir(c.partial("sha256:x")), putPattern)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, h), r)
+	size, err = io.Copy(io.MultiWriter(f, h), r)
 	digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
-	_, have := c.Size(digest)
-	if err != nil || have {
-		return digest, errors.Join(DiskError(err), f.Close(), os.Remove(f.Name()))
+	if err != nil || c.Has(digest) {
+		return digest, size, errors.Join(DiskError(err), f.Close(), os.Remove(f.Name()))
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
+	if err := f.Close(); err != nil {
+		return "", 0, errors.Join(DiskError(err), os.Remove(f.Name()))
 	}
-	return digest, os.Rename(f.Name(), c.Path(digest))
+	return digest, size, os.Rename(f.Name(), c.Path(digest))
 }
 
 // keep makes a complete download a blob. It closes the file.

@@ -108,15 +108,12 @@ func (c *Cache) KeepMembers(digest string, list []Member) error {
 	return c.drop(digest)
 }
 
-// Has reports whether the cache has a blob, or what was made out of it.
+// Has reports whether the cache has the content of a blob, in either form.
 func (c *Cache) Has(digest string) bool {
 	if _, ok := c.Size(digest); ok {
 		return true
 	}
-	if _, ok := c.Compressed(digest); ok {
-		return true
-	}
-	_, ok := c.Members(digest)
+	_, ok := c.Compressed(digest)
 	return ok
 }
 

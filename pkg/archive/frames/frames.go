@@ -23,8 +23,8 @@ const Size = 8 << 20
 // the same Form has the same bytes.
 const Form = "klauspost-v1.19.2-default-8MiB"
 
-// maxWorkers bounds the memory of a Codec, which is about 20 MB for each.
-const maxWorkers = 6
+// maxWorkers bounds the memory of a Codec, which is about 24 MB for each.
+const maxWorkers = 4
 
 // ErrCorrupt is in the chain of errors about bytes that Write did not write.
 var ErrCorrupt = errors.New("compressed content is corrupt")
@@ -40,7 +40,11 @@ type Codec struct {
 }
 
 // New returns a Codec for the processors of this machine.
-func New() (*Codec, error) { return newCodec(min(runtime.GOMAXPROCS(0), maxWorkers), Size) }
+func New() (*Codec, error) { return newCodec(Workers(), Size) }
+
+// Workers is how many frames are worked on at once; more files than that at
+// once gain nothing.
+func Workers() int { return min(runtime.GOMAXPROCS(0), maxWorkers) }
 
 func newCodec(workers, size int) (*Codec, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(workers),
@@ -53,7 +57,7 @@ func newCodec(workers, size int) (*Codec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Codec{size: size, enc: enc, dec: dec, ahead: make(chan struct{}, workers), bufs: sync.Pool{New: func() any {
+	return &Codec{size: size, enc: enc, dec: dec, ahead: make(chan struct{}, workers-1), bufs: sync.Pool{New: func() any {
 		b := make([]byte, size)
 		return &b
 	}}}, nil
@@ -63,6 +67,7 @@ func newCodec(workers, size int) (*Codec, error) {
 type frame struct {
 	buf  *[]byte // content, from the pool
 	n    int     // bytes of content
+	to   *[]byte // where out is put, from the pool; nil until it is
 	out  []byte  // compressed
 	err  error
 	done chan struct{}
@@ -72,8 +77,17 @@ type frame struct {
 // free gives back what the frame holds, once it is done.
 func (c *Codec) free(f *frame) {
 	c.bufs.Put(f.buf)
+	if f.to != nil {
+		c.bufs.Put(f.to)
+	}
+	c.release(f)
+}
+
+// release gives back the place of a frame that is not ahead any more.
+func (c *Codec) release(f *frame) {
 	if f.held {
 		<-c.ahead
+		f.held = false
 	}
 }
 
@@ -125,11 +139,11 @@ func (c *Codec) Write(ctx context.Context, w io.Writer, r io.Reader) error {
 		f := queue[0]
 		<-f.done
 		queue = queue[1:]
-		out, err := f.out, f.err
-		c.free(f)
+		err := f.err
 		if err == nil {
-			_, err = w.Write(out)
+			_, err = w.Write(f.out)
 		}
+		c.free(f)
 		if err != nil {
 			return err
 		}
@@ -148,8 +162,9 @@ func (c *Codec) encode(f *frame) {
 		return
 	}
 	content := (*f.buf)[:f.n]
-	f.out = c.enc.EncodeAll(content, nil)
+	f.to = c.bufs.Get().(*[]byte)  //nolint:errcheck // only such are in the pool
 	back := c.bufs.Get().(*[]byte) //nolint:errcheck // only such are in the pool
+	f.out = c.enc.EncodeAll(content, (*f.to)[:0])
 	defer c.bufs.Put(back)
 	got, err := c.dec.DecodeAll(f.out, (*back)[:0])
 	if err != nil || !bytes.Equal(got, content) {

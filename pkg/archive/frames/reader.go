@@ -59,6 +59,7 @@ func (r *Reader) Close() error {
 
 func (r *Reader) drop() {
 	if r.cur != nil {
+		<-r.cur.done
 		r.c.free(r.cur)
 		r.cur = nil
 	}
@@ -67,35 +68,44 @@ func (r *Reader) drop() {
 // next makes the next frame the current one, and begins some after it.
 func (r *Reader) next() error {
 	r.drop()
-	for r.err == nil {
-		ok, held := r.c.room(len(r.queue))
-		if !ok {
-			break
-		}
-		f := r.c.begin(held)
-		raw, err := r.raw(f)
-		if err != nil {
-			r.err = err
-			close(f.done)
-			r.c.free(f)
-			break
-		}
-		r.queue = append(r.queue, f)
-		go r.c.decode(f, raw)
+	if len(r.queue) == 0 && r.err == nil {
+		r.begin(false)
 	}
 	if len(r.queue) == 0 {
 		return r.err
 	}
 	f := r.queue[0]
-	<-f.done
 	r.queue = r.queue[1:]
+	r.c.release(f) // each reader has one frame; what is beyond it is ahead
 	r.cur = f
+	for r.err == nil {
+		ok, held := r.c.room(1 + len(r.queue))
+		if !ok {
+			break
+		}
+		r.begin(held)
+	}
+	<-f.done
 	if f.err != nil {
 		r.err = f.err
 		return f.err
 	}
 	r.rest = (*f.buf)[:f.n]
 	return nil
+}
+
+// begin reads a frame and has it decompressed. What fails is said when the
+// frames before it were read.
+func (r *Reader) begin(held bool) {
+	f := r.c.begin(held)
+	raw, err := r.raw(f)
+	if err != nil {
+		r.err = err
+		r.c.free(f)
+		return
+	}
+	r.queue = append(r.queue, f)
+	go r.c.decode(f, raw)
 }
 
 // raw reads one frame as it is: its header, and the blocks up to the last. Of

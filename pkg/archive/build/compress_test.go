@@ -1,0 +1,79 @@
+package build_test
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/build"
+)
+
+func TestBuild_storesCompressedWhatShrinks(t *testing.T) {
+	u := newUpstream(t)
+	noise := make([]byte, 100_000)
+	must(rand.Read(noise))
+	u.file("/dl.k8s.io/v1.36.3/bin/linux/amd64/kubelet", string(noise))
+	o := u.options()
+	kocli := strings.Repeat("kocli itself ", 100_000)
+	if err := os.WriteFile(o.KocliBinaries["amd64"], []byte(kocli), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, b, err := u.build(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, it := range b.Items(archive.Filter{}) {
+		want := map[string]bool{"runc": true, "kocli": true}[it.Name]
+		if (it.Stored != nil) != want {
+			t.Errorf("%s of %d bytes: stored as %+v", it.Label(), it.Size, it.Stored)
+		}
+		raw := filepath.Join(o.CacheDir, "blobs", "sha256", strings.TrimPrefix(it.Digest, "sha256:"))
+		if _, err := os.Stat(raw); it.Kind == archive.KindBinary && (err == nil) == want {
+			t.Errorf("%s: the cache has the content itself: %v", it.Label(), err == nil)
+		}
+	}
+	o.Progress = func(p build.Progress) {
+		if p.Stage == build.StageCompress || p.Stage == build.StageDownload {
+			t.Errorf("the second build did %s %s again", p.Stage, p.Item)
+		}
+	}
+	if _, _, err := u.build(o); err != nil {
+		t.Fatal(err)
+	}
+	tarball := filepath.Join(o.CacheDir, "blobs", "sha256", hexSum(u.files["/github.com/containerd/v2.2.9/containerd-amd64.tar.gz"]))
+	if _, err := os.Stat(tarball); err == nil {
+		t.Error("the cache has the tarball beside its programs")
+	}
+}
+
+func TestBuild_notesOfTheCacheThatAreWrongDoNoHarm(t *testing.T) {
+	u := newUpstream(t)
+	o := u.options()
+	_, b, err := u.build(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := b.Digest()
+	notes := must(filepath.Glob(filepath.Join(o.CacheDir, "notes", "*", "*")))
+	if len(notes) < 3 {
+		t.Fatalf("%q", notes)
+	}
+	for _, text := range []string{"", "{", "[]", `{"size":1,"stored":{"digest":"sha256:` + hex.EncodeToString(make([]byte, 32)) + `","size":1}}`} {
+		for _, n := range notes {
+			if err := os.WriteFile(n, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, b, err := u.build(o)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if b.Digest() != want {
+			t.Fatalf("%q: another bundle", text)
+		}
+	}
+}
