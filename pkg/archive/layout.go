@@ -25,6 +25,7 @@ const (
 	typeArchive   = "application/vnd.kocli.archive.v1"
 	typePackages  = "application/vnd.kocli.packages.v1"
 	typeKocli     = "application/vnd.kocli.kocli.v1"
+	typeFile      = "application/vnd.kocli.file.v1"
 	typeDeb       = "application/vnd.debian.binary-package"
 	zstdSuffix    = "+zstd" // of the media type of a file that is stored compressed
 
@@ -126,7 +127,7 @@ func newLayout(m *Manifest, raw []byte) (layout, error) {
 
 	for i := range m.Items {
 		it := &m.Items[i]
-		if it.Kind != KindImage {
+		if !it.hasManifest() {
 			continue
 		}
 		idx.Manifests = append(idx.Manifests, imageEntry(it))
@@ -163,8 +164,14 @@ func newLayout(m *Manifest, raw []byte) (layout, error) {
 	return l, nil
 }
 
-// imageEntry is the line of an image in index.json.
+// imageEntry is the line of an image or chart in index.json.
 func imageEntry(it *Item) ociDescriptor {
+	if it.Kind == KindChart {
+		return ociDescriptor{
+			MediaType: it.Blobs[0].MediaType, Digest: it.Digest, Size: it.Blobs[0].Size, ArtifactType: TypeChartConfig,
+			Annotations: map[string]string{annotationRefName: it.Name},
+		}
+	}
 	return ociDescriptor{
 		MediaType: it.Blobs[0].MediaType, Digest: it.Digest, Size: it.Blobs[0].Size,
 		Platform: &ociPlatform{Architecture: it.Arch, OS: "linux"},
@@ -185,8 +192,10 @@ type artifact struct {
 // artifact, used as a reference. Empty for images.
 func (it *Item) artifact() string {
 	switch it.Kind {
-	case KindImage:
+	case KindImage, KindChart:
 		return ""
+	case KindFile:
+		return fmt.Sprintf("kocli.io/%s/%s:%s", it.Kind, it.Name, it.Arch)
 	case KindPackage:
 		if it.Package == nil {
 			return ""
@@ -209,7 +218,7 @@ func (it *Item) mediaType() string {
 // artifacts groups the files; items are sorted, so that those of one artifact
 // stand together.
 func (m *Manifest) artifacts() ([]artifact, error) {
-	types := map[Kind]string{KindBinary: typeBinary, KindArchive: typeArchive, KindPackage: typePackages, KindKocli: typeKocli}
+	types := map[Kind]string{KindBinary: typeBinary, KindArchive: typeArchive, KindPackage: typePackages, KindKocli: typeKocli, KindFile: typeFile}
 	var out []artifact
 	for i := 0; i < len(m.Items); {
 		first := &m.Items[i]

@@ -34,6 +34,8 @@ const (
 	KindArchive Kind = "archive" // upstream's tarball, to be unpacked
 	KindPackage Kind = "package" // package of an operating system
 	KindKocli   Kind = "kocli"   // kocli itself, for hosts of this architecture
+	KindFile    Kind = "file"    // file of the user's own
+	KindChart   Kind = "chart"   // Helm chart, as an OCI artifact
 )
 
 // Role says which hosts need an item.
@@ -75,10 +77,10 @@ type Distribution struct {
 // Item is one thing in a bundle.
 type Item struct {
 	Kind       Kind     `json:"kind"`
-	Name       string   `json:"name"`                 // "kubelet", or the full reference of an image
+	Name       string   `json:"name"`                 // "kubelet", or the full reference of an image or chart
 	Component  string   `json:"component,omitempty"`  // catalogue component: "kubernetes", "containerd"
 	Version    string   `json:"version,omitempty"`    // upstream's version
-	Arch       string   `json:"arch"`                 // "amd64", "arm64"
+	Arch       string   `json:"arch"`                 // "amd64", "arm64"; ArchAll of charts
 	Role       Role     `json:"role"`                 // which hosts need it
 	Kubernetes []string `json:"kubernetes,omitempty"` // versions that need it; empty means all
 	CNI        string   `json:"cni,omitempty"`        // needed by this CNI only
@@ -87,14 +89,14 @@ type Item struct {
 	// SourceDigest is the digest of what Source serves, where the item is a
 	// part of it: a program out of upstream's tarball.
 	SourceDigest string   `json:"sourceDigest,omitempty"`
-	File         string   `json:"file,omitempty"`    // file name; empty for images
-	Digest       string   `json:"digest"`            // of the file, or of the image's manifest
-	Size         int64    `json:"size"`              // bytes of the file, or of all blobs of the image
+	File         string   `json:"file,omitempty"`    // file name; empty for images and charts
+	Digest       string   `json:"digest"`            // of the file, or of the manifest of an image or chart
+	Size         int64    `json:"size"`              // bytes of the file, or of all blobs of the image or chart
 	Package      *Package `json:"package,omitempty"` // for OS packages
 	// Stored is the blob that holds a file in compressed form (pkg/archive/frames).
 	// Nil: the file is stored as it is.
 	Stored *Descriptor `json:"stored,omitempty"`
-	// Blobs are the manifest, configuration and layers of an image, in this
+	// Blobs are the manifest, configuration and layers of an image or chart, in this
 	// order. Empty for files.
 	Blobs []Descriptor `json:"blobs,omitempty"`
 }
@@ -120,11 +122,15 @@ type Descriptor struct {
 
 // Label names the item for people: "kubelet v1.36.3 (amd64)".
 func (it Item) Label() string {
-	if it.Version == "" || it.Kind == KindImage {
+	if it.Version == "" || it.hasManifest() {
 		return fmt.Sprintf("%s (%s)", it.Name, it.Arch)
 	}
 	return fmt.Sprintf("%s %s (%s)", it.Name, it.Version, it.Arch)
 }
+
+// hasManifest reports whether the item has an OCI manifest of upstream's: its
+// Blobs then are what there is of it.
+func (it *Item) hasManifest() bool { return it.Kind == KindImage || it.Kind == KindChart }
 
 // normalise sorts everything whose order means nothing.
 func (m *Manifest) normalise() {
@@ -197,7 +203,7 @@ func (m *Manifest) validate() error {
 		if i > 0 && compareItems(m.Items[i-1], *it) >= 0 {
 			return fmt.Errorf("item %d (%q) is listed twice or out of order", i, it.Name)
 		}
-		if it.Kind != KindImage {
+		if !it.hasManifest() {
 			d := it.descriptors()[0]
 			d.MediaType = ""
 			if have, ok := stored[it.Digest]; ok && have != d {
@@ -245,13 +251,13 @@ func (it *Item) validate() error {
 		return err
 	}
 	switch it.Kind {
-	case KindImage:
+	case KindImage, KindChart:
 		return it.validateImage()
 	case KindPackage:
 		if it.Package == nil || !wordForm.MatchString(it.Package.Distribution) || !wordForm.MatchString(it.Package.Release) {
 			return fmt.Errorf("package without distribution")
 		}
-	case KindBinary, KindArchive, KindKocli:
+	case KindBinary, KindArchive, KindKocli, KindFile:
 		if it.Package != nil {
 			return fmt.Errorf("%s with package fields", it.Kind)
 		}
@@ -268,8 +274,8 @@ func (it *Item) validateStored() error {
 	switch {
 	case it.Stored == nil:
 		return nil
-	case it.Kind == KindImage:
-		return fmt.Errorf("image with a compressed form")
+	case it.hasManifest():
+		return fmt.Errorf("image or chart with a compressed form")
 	case !ValidDigest(it.Digest) || it.Size < 0 || it.Size > MaxBlobSize || it.Stored.Digest == it.Digest:
 		return fmt.Errorf("digest %q or size %d of the content is not valid", it.Digest, it.Size)
 	case it.Stored.MediaType != it.mediaType()+zstdSuffix:
@@ -288,7 +294,7 @@ func (it *Item) validateImage() error {
 		return fmt.Errorf("reference %q is not valid", it.Name)
 	}
 	if it.File != "" || it.Package != nil {
-		return fmt.Errorf("image with fields of a file")
+		return fmt.Errorf("image or chart with fields of a file")
 	}
 	if len(it.Blobs) < 2 || it.Blobs[0].Digest != it.Digest {
 		return fmt.Errorf("the first blob is not the manifest")
@@ -305,7 +311,7 @@ func (it *Item) validateImage() error {
 // descriptors are the blobs of an item as they are stored: those of an image, or
 // the file.
 func (it *Item) descriptors() []Descriptor {
-	if it.Kind == KindImage {
+	if it.hasManifest() {
 		return it.Blobs
 	}
 	if it.Stored != nil {

@@ -294,12 +294,12 @@ func diagnose(head []byte, off int64, want entry, rest []entry, seen map[string]
 	return fmt.Errorf("entry %q is not listed in the bundle manifest", hdr.Name)
 }
 
-// checkImages reads the image manifests and compares each with its digest and
+// checkImages reads the manifests of images and charts and compares each with its digest and
 // with what the bundle manifest says of it.
 func (b *Bundle) checkImages() error {
 	for i := range b.manifest.Items {
 		it := &b.manifest.Items[i]
-		if it.Kind != KindImage {
+		if !it.hasManifest() {
 			continue
 		}
 		s := scanner{r: b.r, size: b.size}

@@ -13,7 +13,7 @@ type Filter struct {
 // match reports whether an item is wanted. An item for all roles, versions or
 // CNIs is wanted by each of them.
 func (f Filter) match(it *Item) bool {
-	if f.Arch != "" && it.Arch != f.Arch {
+	if f.Arch != "" && it.Arch != f.Arch && it.Arch != ArchAll {
 		return false
 	}
 	if f.Role != "" && f.Role != RoleAll && it.Role != RoleAll && it.Role != f.Role {
@@ -82,11 +82,12 @@ func (b *Bundle) Images(f Filter) []Image {
 	return out
 }
 
-// Files returns the chosen binaries, tarballs and kocli itself, not packages.
+// Files returns the chosen binaries, tarballs, files of the user's own and kocli
+// itself, not packages.
 func (b *Bundle) Files(f Filter) []File {
 	var out []File
 	for _, it := range b.Items(f) {
-		if it.Kind != KindImage && it.Kind != KindPackage {
+		if !it.hasManifest() && it.Kind != KindPackage {
 			out = append(out, it.file())
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
@@ -51,6 +50,10 @@ type SpecBody struct {
 	OSPackages []OSPackages `json:"osPackages,omitempty"`
 	// Further images, by full reference.
 	ExtraImages []ExtraImage `json:"extraImages,omitempty"`
+	// Further files.
+	ExtraFiles []ExtraFile `json:"extraFiles,omitempty"`
+	// Further Helm charts.
+	ExtraCharts []ExtraChart `json:"extraCharts,omitempty"`
 }
 
 // OSPackages asks for the packages of one operating system, with everything
@@ -70,14 +73,6 @@ type OSPackages struct {
 	InsecureSkipSignature bool `json:"insecureSkipSignature,omitempty"`
 }
 
-// ExtraImage is an image that the catalogue does not know.
-type ExtraImage struct {
-	// Full reference with registry and tag: docker.io/library/busybox:1.37.
-	Ref string `json:"ref"`
-	// Hosts that need it: all, control-plane or worker. Default: all.
-	Role Role `json:"role,omitempty"`
-}
-
 var versionOfKubernetes = regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+(-[a-z0-9.]+)?$`)
 
 // DecodeSpec reads a bundle.yaml strictly and validates it. All faults are
@@ -87,11 +82,7 @@ func DecodeSpec(data []byte) (*Spec, error) {
 	if err := yaml.UnmarshalStrict(data, &s); err != nil {
 		return nil, invalid(fmt.Errorf("bundle.yaml: %w", err))
 	}
-	for i := range s.Spec.ExtraImages {
-		if s.Spec.ExtraImages[i].Role == "" {
-			s.Spec.ExtraImages[i].Role = RoleAll
-		}
-	}
+	s.Spec.setDefaults()
 	if errs := s.validate(); len(errs) > 0 {
 		return nil, invalid(errs.ToAggregate())
 	}
@@ -124,7 +115,7 @@ func (s *Spec) validate() field.ErrorList {
 		return ""
 	})...)
 	errs = append(errs, validateList(p.Child("architectures"), s.Spec.Architectures, true, func(v string) string {
-		if !slices.Contains([]string{"amd64", "arm64"}, v) {
+		if !slices.Contains(architectures, v) {
 			return "must be amd64 or arm64"
 		}
 		return ""
@@ -136,16 +127,9 @@ func (s *Spec) validate() field.ErrorList {
 		}
 	}
 	errs = append(errs, s.validatePackages(p.Child("osPackages"))...)
-	for i, im := range s.Spec.ExtraImages {
-		at := p.Child("extraImages").Index(i)
-		name, _, _ := strings.Cut(im.Ref, "/")
-		if !refForm.MatchString(im.Ref) || strings.Contains(im.Ref, "..") || !strings.ContainsAny(name, ".:") {
-			errs = append(errs, field.Invalid(at.Child("ref"), im.Ref, "must be a full reference with registry and tag: docker.io/library/busybox:1.37"))
-		}
-		if im.Role != RoleAll && im.Role != RoleControlPlane && im.Role != RoleWorker {
-			errs = append(errs, field.NotSupported(at.Child("role"), im.Role, []Role{RoleAll, RoleControlPlane, RoleWorker}))
-		}
-	}
+	errs = append(errs, s.Spec.validateImages(p.Child("extraImages"))...)
+	errs = append(errs, s.Spec.validateFiles(p.Child("extraFiles"))...)
+	errs = append(errs, s.Spec.validateCharts(p.Child("extraCharts"))...)
 	return errs
 }
 

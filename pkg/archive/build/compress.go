@@ -25,7 +25,7 @@ const minSaved = 5
 // compresses reports whether a file is tried. OS packages and charts are
 // compressed as upstream made them.
 func compresses(k archive.Kind) bool {
-	return k == archive.KindBinary || k == archive.KindKocli || k == archive.KindArchive
+	return k == archive.KindBinary || k == archive.KindKocli || k == archive.KindArchive || k == archive.KindFile
 }
 
 // compress finds the compressed form of each file, in the cache or by making

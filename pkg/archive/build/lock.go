@@ -78,14 +78,13 @@ func (l *lock) all() []lockItem {
 	return out
 }
 
-// digest returns the digest of an item, or "".
-func (l *lock) digest(item string) string {
-	for _, x := range l.Items {
-		if x.Item == item {
-			return x.Digest
-		}
+// line returns the line of an item.
+func (l *lock) line(item string) (lockItem, bool) {
+	i := slices.IndexFunc(l.Items, func(x lockItem) bool { return x.Item == item })
+	if i < 0 {
+		return lockItem{}, false
 	}
-	return ""
+	return l.Items[i], true
 }
 
 // packages returns what a request led to, or nil.

@@ -56,6 +56,8 @@ func (b *builder) resolve(ctx context.Context) ([]*part, error) {
 		return nil, err
 	}
 	todo = append(todo, packages...)
+	todo = append(todo, b.extraFiles()...)
+	todo = append(todo, b.charts()...)
 	todo = append(todo, b.kocli()...)
 
 	b.meter.expect(StageResolve, int64(len(todo)))
@@ -144,11 +146,11 @@ func (b *builder) cached(item string, tarball bool) string {
 	if b.old == nil || b.opts.UpdateLock {
 		return ""
 	}
-	d := b.old.digest(item)
-	if d == "" || !b.have(d, tarball) {
+	l, _ := b.old.line(item)
+	if l.Digest == "" || !b.have(l.Digest, tarball) {
 		return ""
 	}
-	return d
+	return l.Digest
 }
 
 // have reports whether nothing has to be downloaded for a digest.
