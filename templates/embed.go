@@ -39,3 +39,11 @@ func Profiles() []string {
 	}
 	return names
 }
+
+//go:embed bundle/bundle.yaml
+var bundleYAML string
+
+// Bundle returns a commented bundle.yaml for a version of Kubernetes.
+func Bundle(kubernetes string) string {
+	return strings.ReplaceAll(bundleYAML, "{kubernetes}", kubernetes)
+}

@@ -92,7 +92,7 @@ func DecodeSpec(data []byte) (*Spec, error) {
 func invalid(err error) error {
 	return &fault.Error{
 		Op: "read bundle spec", Code: fault.Usage, Err: err,
-		Hint: "compare with examples/bundle-v1.36.3-amd64.yaml, which is commented",
+		Hint: "compare with what `kocli bundle init` prints, which is commented",
 	}
 }
 

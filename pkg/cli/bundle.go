@@ -25,15 +25,17 @@ func (a *app) bundleCommand() *cobra.Command {
 		Long: `A bundle is one file with all that is installed: images, binaries and OS packages,
 for one or more versions of Kubernetes and architectures. It is an OCI image layout
 in a tar, and every byte of it is covered by a digest.`,
-		Example: `  kocli bundle build -f examples/bundle-v1.36.3-amd64.yaml --to kocli-v1.36.3-amd64.tar
+		Example: `  kocli bundle init > bundle.yaml
+  kocli bundle build -f examples/bundle-v1.36.3-amd64.yaml --to kocli-v1.36.3-amd64.tar
   kocli bundle inspect kocli-v1.36.3-amd64.tar
   kocli bundle verify kocli-v1.36.3-amd64.tar`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(cmd, errors.New("what to do is missing: build, inspect, verify or push"))
+			return usage(cmd, errors.New("what to do is missing: init, versions, build, inspect, verify or push"))
 		},
 	}
-	cmd.AddCommand(a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand(), a.bundlePushCommand())
+	cmd.AddCommand(a.bundleInitCommand(), a.bundleVersionsCommand(), a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand(),
+		a.bundlePushCommand())
 	return cmd
 }
 
@@ -63,7 +65,7 @@ BUNDLE.lock beside the YAML and enforced from then on.`,
 	f.Lookup("file").Annotations = map[string][]string{ownFlag: {"true"}}
 	f.StringVar(&b.out, "to", "", "bundle `file` to write (default: the bundle's name and .tar)")
 	f.StringVar(&b.cache, "cache", "", "`folder` for downloads (default HOME/cache)")
-	f.StringSliceVar(&b.mirrors, "mirror", nil, "take everything from this `URL`, under upstream's host names and paths")
+	f.StringSliceVar(&b.mirrors, "mirror", nil, "take everything from this `URL` or folder, under upstream's host names and paths; \"direct\" is upstream itself")
 	f.StringSliceVar(&b.arch, "arch", nil, "`architectures` instead of those of the YAML")
 	f.StringSliceVar(&b.kocli, "kocli", nil, "kocli binaries for the hosts, as `ARCH=PATH` (default: this kocli for its own architecture)")
 	f.BoolVar(&b.locked, "locked", false, "refuse what the lock does not have")
@@ -74,7 +76,7 @@ BUNDLE.lock beside the YAML and enforced from then on.`,
 func (a *app) bundleBuild(cmd *cobra.Command, b bundleBuildFlags) error {
 	data, err := os.ReadFile(b.spec)
 	if err != nil {
-		return fault.New(fault.Usage, "see the examples/ folder for a bundle YAML", err)
+		return fault.New(fault.Usage, "write one with: kocli bundle init > "+b.spec, err)
 	}
 	spec, err := archive.DecodeSpec(data)
 	if err != nil {

@@ -23,6 +23,7 @@ type Catalogue struct {
 	Files         []File         `json:"files"`
 	Images        []Image        `json:"images"`
 	Releases      []Release      `json:"releases"`
+	Conflicts     []Conflict     `json:"conflicts,omitempty"`
 	Distributions []Distribution `json:"distributions"`
 }
 
@@ -124,6 +125,9 @@ func (c *Catalogue) Release(version string, overrides map[string]string) (Releas
 		}
 		out.Components[k] = v
 	}
+	if err := c.conflict(out); err != nil {
+		return Release{}, err
+	}
 	return out, nil
 }
 
@@ -185,6 +189,9 @@ func (c *Catalogue) check() error {
 				return fmt.Errorf("release %s: component %s has neither file nor image", r.Kubernetes, name)
 			}
 		}
+	}
+	if err := c.checkConflicts(used); err != nil {
+		return err
 	}
 	for _, d := range c.Distributions {
 		if d.Manager != "apt" {

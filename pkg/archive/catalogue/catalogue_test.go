@@ -3,12 +3,14 @@ package catalogue_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/templates"
 )
 
 func TestEmbedded_loads(t *testing.T) {
@@ -93,5 +95,58 @@ func TestExamples_fitTheCatalogue(t *testing.T) {
 				t.Errorf("%s: %v", f, err)
 			}
 		}
+	}
+}
+
+// What bundle init prints is the example of that version, and what it leaves
+// commented out is right too.
+func TestTemplate_isTheExampleAndAllOfItIsRight(t *testing.T) {
+	c, err := catalogue.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range c.Versions() {
+		text := templates.Bundle(v)
+		example, err := os.ReadFile("../../../examples/bundle-" + v + "-amd64.yaml")
+		if err != nil || string(example) != text {
+			t.Errorf("examples/bundle-%s-amd64.yaml is not what bundle init prints (%v)", v, err)
+		}
+		s, err := archive.DecodeSpec([]byte(text))
+		if err != nil || s.Spec.Kubernetes[0] != v || s.Metadata.Name != "kocli-"+v+"-amd64" {
+			t.Errorf("%+v, %v", s, err)
+		}
+		all, err := archive.DecodeSpec([]byte(regexp.MustCompile(`(?m)^( *)#([^ \n]|  )`).ReplaceAllString(text[strings.Index(text, "apiVersion:"):], "$1$2")))
+		if err != nil {
+			t.Fatalf("uncommented: %v", err)
+		}
+		x := all.Spec
+		if len(x.Components) != 1 || len(x.ExtraImages) != 1 || len(x.ExtraFiles) != 2 || len(x.ExtraCharts) != 3 || len(x.OSPackages[0].Extra) != 1 || x.OSPackages[0].Keyring == "" {
+			t.Errorf("uncommented: %+v", x)
+		}
+		if _, err := c.Release(v, x.Components); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestOverview_hasEveryVersionAndSource(t *testing.T) {
+	c, err := catalogue.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := c.Overview()
+	if c.Newest() != "v1.37.2" || len(o.Kubernetes) != len(c.Releases) || len(o.Distributions) != len(c.Distributions) || len(o.Conflicts) != len(c.Conflicts) {
+		t.Fatalf("%s %+v", c.Newest(), o)
+	}
+	for _, l := range o.Components {
+		if l.From == "" || len(l.Versions) != len(o.Kubernetes) {
+			t.Errorf("%+v", l)
+		}
+		if l.Name == "kubernetes" && l.From != "dl.k8s.io, registry.k8s.io" {
+			t.Errorf("kubernetes is from %s", l.From)
+		}
+	}
+	if o.Conflicts[1] != "kubernetes v1.37.0 and newer with etcd older than 3.5.24: kubeadm of Kubernetes v1.37 asks for etcd 3.5.24 or newer" {
+		t.Errorf("%q", o.Conflicts)
 	}
 }
