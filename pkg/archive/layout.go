@@ -27,6 +27,7 @@ const (
 	typeKocli     = "application/vnd.kocli.kocli.v1"
 	typeFile      = "application/vnd.kocli.file.v1"
 	typeDeb       = "application/vnd.debian.binary-package"
+	typeRPM       = "application/x-rpm"
 	zstdSuffix    = "+zstd" // of the media type of a file that is stored compressed
 
 	annotationRefName   = "org.opencontainers.image.ref.name"
@@ -208,6 +209,9 @@ func (it *Item) artifact() string {
 func (it *Item) mediaType() string {
 	switch it.Kind {
 	case KindPackage:
+		if strings.HasSuffix(it.File, ".rpm") {
+			return typeRPM
+		}
 		return typeDeb
 	case KindArchive:
 		return typeArchive + "+gzip"

@@ -8,8 +8,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+
+	"github.com/kocli/kocli/pkg/archive/signed"
 )
 
 // Release is a suite of an archive: the digests of its indexes.
@@ -27,7 +28,7 @@ type ReleaseFile struct {
 }
 
 // ErrNotSigned is in the chain of errors about signatures.
-var ErrNotSigned = errors.New("signature cannot be trusted")
+var ErrNotSigned = signed.ErrNotTrusted
 
 // ParseInRelease reads an InRelease file. keyring holds OpenPGP keys, binary
 // or armored; the file must have a good signature by one of them. A nil
@@ -41,26 +42,15 @@ func ParseInRelease(data, keyring []byte) (*Release, error) {
 		return nil, fmt.Errorf("InRelease: %w: something follows the signature", ErrNotSigned)
 	}
 	if keyring != nil {
-		keys, err := readKeys(keyring)
-		if err != nil {
-			return nil, fmt.Errorf("keyring: %w", err)
-		}
 		signature, err := io.ReadAll(block.ArmoredSignature.Body)
 		if err != nil {
 			return nil, fmt.Errorf("InRelease: %w: %w", ErrNotSigned, err)
 		}
-		if _, err := openpgp.CheckDetachedSignature(keys, bytes.NewReader(block.Bytes), bytes.NewReader(signature), nil); err != nil {
-			return nil, fmt.Errorf("InRelease: %w: %w", ErrNotSigned, err)
+		if err := signed.Check(block.Bytes, signature, keyring); err != nil {
+			return nil, fmt.Errorf("InRelease: %w", err)
 		}
 	}
 	return parseRelease(block.Plaintext)
-}
-
-func readKeys(keyring []byte) (openpgp.EntityList, error) {
-	if bytes.HasPrefix(bytes.TrimSpace(keyring), []byte("-----BEGIN")) {
-		return openpgp.ReadArmoredKeyRing(bytes.NewReader(keyring))
-	}
-	return openpgp.ReadKeyRing(bytes.NewReader(keyring))
 }
 
 func parseRelease(text []byte) (*Release, error) {

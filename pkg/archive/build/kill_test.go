@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestMain lets this program be a build that can be killed.
@@ -54,6 +55,7 @@ func TestBuild_killedIsContinuedByTheNext(t *testing.T) {
 		if st, err := os.Stat(part); err == nil && st.Size() == int64(len(full)/2) {
 			break
 		}
+		time.Sleep(time.Millisecond)
 	}
 	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -58,16 +58,13 @@ func (b *builder) distribution(ctx context.Context, d catalogue.Distribution, o 
 		p.locked = b.old.packages(p.request)
 	}
 	if p.locked == nil {
-		all, err := b.index(ctx, d, o, arch)
-		if err != nil {
+		find := b.debs
+		if d.Manager == catalogue.ManagerDNF {
+			find = b.rpms
+		}
+		var err error
+		if p.locked, err = find(ctx, d, o, arch, names, commands); err != nil {
 			return nil, err
-		}
-		chosen, err := apt.Closure(all, names)
-		if err != nil {
-			return nil, fault.New(fault.Usage, "check spec.osPackages", err)
-		}
-		for _, c := range chosen {
-			p.locked = append(p.locked, newPackageLine(d, arch, c, commands[c.Name]))
 		}
 	}
 	for _, l := range p.locked {
@@ -83,6 +80,23 @@ func (b *builder) distribution(ctx context.Context, d catalogue.Distribution, o 
 		}})
 	}
 	return p, nil
+}
+
+// debs resolves the packages of a distribution with apt.
+func (b *builder) debs(ctx context.Context, d catalogue.Distribution, o archive.OSPackages, arch string, names []string, commands map[string][]string) ([]lockItem, error) {
+	all, err := b.index(ctx, d, o, arch)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := apt.Closure(all, names)
+	if err != nil {
+		return nil, fault.New(fault.Usage, "check spec.osPackages", err)
+	}
+	var out []lockItem
+	for _, c := range chosen {
+		out = append(out, newPackageLine(d, arch, c, commands[c.Name]))
+	}
+	return out, nil
 }
 
 func newPackageLine(d catalogue.Distribution, arch string, c apt.Chosen, commands []string) lockItem {

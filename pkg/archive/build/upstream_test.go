@@ -60,6 +60,14 @@ distributions:
   archives: [{url: "http://ftp.debian.org/debian", suite: bookworm, components: [main]}]
   keyring: /nowhere
   packages: [{name: conntrack, commands: [conntrack]}]
+- id: rocky
+  version: "9"
+  manager: dnf
+  licence: see package
+  archives: [{url: "https://rocky.test/BaseOS/{arch}/os"}, {url: "https://rocky.test/AppStream/{arch}/os"}]
+  keyring: /nowhere
+  base: [bash]
+  packages: [{name: conntrack-tools, commands: [conntrack]}]
 `
 
 const testSpec = `apiVersion: kocli.io/v1alpha1

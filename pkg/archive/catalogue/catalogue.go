@@ -4,6 +4,7 @@
 package catalogue
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -55,20 +56,28 @@ type Release struct {
 
 // Distribution is an operating system whose packages can be in a bundle.
 type Distribution struct {
-	ID       string       `json:"id"`
-	Version  string       `json:"version"`
-	Manager  string       `json:"manager"` // apt
-	Licence  string       `json:"licence"`
-	Archives []AptArchive `json:"archives"`
-	Keyring  string       `json:"keyring"` // default place of the keys that sign the archives
-	Packages []OSPackage  `json:"packages"`
+	ID       string      `json:"id"`
+	Version  string      `json:"version"`
+	Manager  string      `json:"manager"` // ManagerApt or ManagerDNF
+	Licence  string      `json:"licence"`
+	Archives []Archive   `json:"archives"`
+	Keyring  string      `json:"keyring"` // default place of the keys that sign the archives
+	Packages []OSPackage `json:"packages"`
+	// Base names packages that every system has, for dnf; apt's index tells.
+	Base []string `json:"base,omitempty"`
 }
 
-// AptArchive is one suite of an apt archive.
-type AptArchive struct {
-	URL        string   `json:"url"`
-	Suite      string   `json:"suite"`
-	Components []string `json:"components"`
+// Package managers of distributions.
+const (
+	ManagerApt = "apt"
+	ManagerDNF = "dnf"
+)
+
+// Archive is one suite of an apt archive, or one dnf repository.
+type Archive struct {
+	URL        string   `json:"url"` // of dnf with {arch}, as RPM says it: x86_64
+	Suite      string   `json:"suite,omitempty"`
+	Components []string `json:"components,omitempty"`
 }
 
 // OSPackage is a package that Kubernetes needs.
@@ -194,8 +203,23 @@ func (c *Catalogue) check() error {
 		return err
 	}
 	for _, d := range c.Distributions {
-		if d.Manager != "apt" {
-			return fmt.Errorf("distribution %s %s: manager %q is not known", d.ID, d.Version, d.Manager)
+		if err := d.check(); err != nil {
+			return fmt.Errorf("distribution %s %s: %w", d.ID, d.Version, err)
+		}
+	}
+	return nil
+}
+
+func (d Distribution) check() error {
+	if d.Manager != ManagerApt && d.Manager != ManagerDNF {
+		return fmt.Errorf("manager %q is not known", d.Manager)
+	}
+	if len(d.Archives) == 0 || len(d.Packages) == 0 || d.Keyring == "" {
+		return errors.New("archives, packages or keyring are missing")
+	}
+	for _, a := range d.Archives {
+		if (d.Manager == ManagerApt) != (a.Suite != "" && len(a.Components) > 0) || (d.Manager == ManagerDNF) != strings.Contains(a.URL, "{arch}") {
+			return fmt.Errorf("archive %s is not one of %s", a.URL, d.Manager)
 		}
 	}
 	return nil
