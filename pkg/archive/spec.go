@@ -115,7 +115,7 @@ func (s *Spec) validate() field.ErrorList {
 		return ""
 	})...)
 	errs = append(errs, validateList(p.Child("architectures"), s.Spec.Architectures, true, func(v string) string {
-		if !slices.Contains(architectures, v) {
+		if !slices.Contains(architectures(), v) {
 			return "must be amd64 or arm64"
 		}
 		return ""

@@ -50,11 +50,14 @@ type ExtraChart struct {
 }
 
 var (
-	hexForm       = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	chartVersion  = regexp.MustCompile(`^v?[0-9]+\.[0-9]+\.[0-9]+([+-][A-Za-z0-9.+-]*)?$`)
-	architectures = []string{"amd64", "arm64"}
-	roles         = []Role{RoleAll, RoleControlPlane, RoleWorker}
+	hexForm      = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	chartVersion = regexp.MustCompile(`^v?[0-9]+\.[0-9]+\.[0-9]+([+-][A-Za-z0-9.+-]*)?$`)
+	chartName    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 )
+
+// architectures are those that Kubernetes and its components are published for,
+// and kocli is.
+func architectures() []string { return []string{"amd64", "arm64"} }
 
 // setDefaults fills in what the spec leaves out.
 func (s *SpecBody) setDefaults() {
@@ -97,6 +100,7 @@ func fullReference(ref string) bool {
 }
 
 func validateRole(at *field.Path, r Role) field.ErrorList {
+	roles := []Role{RoleAll, RoleControlPlane, RoleWorker}
 	if slices.Contains(roles, r) {
 		return nil
 	}
@@ -121,8 +125,8 @@ func (s *SpecBody) validateFiles(p *field.Path) field.ErrorList {
 		if !wordForm.MatchString(f.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), f.Name, "must be a file name"))
 		}
-		if f.Arch != "" && !slices.Contains(architectures, f.Arch) {
-			errs = append(errs, field.NotSupported(at.Child("arch"), f.Arch, architectures))
+		if f.Arch != "" && !slices.Contains(architectures(), f.Arch) {
+			errs = append(errs, field.NotSupported(at.Child("arch"), f.Arch, architectures()))
 		}
 		if slices.ContainsFunc(s.ExtraFiles[:i], func(x ExtraFile) bool {
 			return x.Name == f.Name && (x.Arch == f.Arch || x.Arch == "" || f.Arch == "")
@@ -171,5 +175,3 @@ func (s *SpecBody) validateCharts(p *field.Path) field.ErrorList {
 	}
 	return errs
 }
-
-var chartName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)

@@ -21,21 +21,21 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 )
 
-// itemOf finds an item by name.
-func itemOf(t *testing.T, items []archive.Item, name string) *archive.Item {
+// kubelet finds an item of the sample that is stored compressed.
+func kubelet(t *testing.T, items []archive.Item) *archive.Item {
 	t.Helper()
 	for i := range items {
-		if items[i].Name == name {
+		if items[i].Name == "kubelet" {
 			return &items[i]
 		}
 	}
-	t.Fatalf("there is no %s", name)
+	t.Fatal("there is no kubelet")
 	return nil
 }
 
 func TestOpenBlob_givesTheContentOfACompressedFile(t *testing.T) {
 	b := mustRead(t, sample(t))
-	it := itemOf(t, b.Items(archive.Filter{}), "kubelet")
+	it := kubelet(t, b.Items(archive.Filter{}))
 	if it.Stored == nil || it.Stored.Size >= it.Size || it.Stored.MediaType != "application/octet-stream+zstd" {
 		t.Fatalf("%+v", it.Stored)
 	}
@@ -92,7 +92,7 @@ func TestOpenBlob_refusesCompressedContentThatIsNotWhatIsListed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, c := archivetest.Sample()
-			it := itemOf(t, m.Items, "kubelet")
+			it := kubelet(t, m.Items)
 			change(c, it)
 			digest, size := it.Digest, it.Size
 			var w bytes.Buffer
@@ -117,7 +117,7 @@ func TestOpenBlob_refusesCompressedContentThatIsNotWhatIsListed(t *testing.T) {
 func TestVerify_seesDamageInACompressedFile(t *testing.T) {
 	data := sample(t)
 	b := mustRead(t, data)
-	it := itemOf(t, b.Items(archive.Filter{}), "kubelet")
+	it := kubelet(t, b.Items(archive.Filter{}))
 	r, err := b.OpenBlob(it.Stored.Digest)
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestWrite_refusesAFileInTwoForms(t *testing.T) {
 		},
 	} {
 		m, c := archivetest.Sample()
-		it := itemOf(t, m.Items, "kubelet")
+		it := kubelet(t, m.Items)
 		twin := *it
 		twin.Name = "twin"
 		change(it)
@@ -183,7 +183,7 @@ func TestOpen_aBundleFromBeforeFilesWereCompressed(t *testing.T) {
 	if err := b.Verify(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	it := itemOf(t, b.Items(archive.Filter{}), "kubelet")
+	it := kubelet(t, b.Items(archive.Filter{}))
 	r, err := b.OpenBlob(it.Digest)
 	if err != nil {
 		t.Fatal(err)

@@ -45,6 +45,7 @@ type bundleBuildFlags struct {
 	mirrors, arch    []string
 	kocli            []string
 	locked, update   bool
+	dropCache        bool
 }
 
 func (a *app) bundleBuildCommand() *cobra.Command {
@@ -65,6 +66,7 @@ BUNDLE.lock beside the YAML and enforced from then on.`,
 	f.Lookup("file").Annotations = map[string][]string{ownFlag: {"true"}}
 	f.StringVar(&b.out, "to", "", "bundle `file` to write (default: the bundle's name and .tar)")
 	f.StringVar(&b.cache, "cache", "", "`folder` for downloads (default HOME/cache)")
+	f.BoolVar(&b.dropCache, "drop-cache", false, "take downloads out of the cache as they are written: needs the room once, the next build starts anew")
 	f.StringSliceVar(&b.mirrors, "mirror", nil, "take everything from this `URL` or folder, under upstream's host names and paths; \"direct\" is upstream itself")
 	f.StringSliceVar(&b.arch, "arch", nil, "`architectures` instead of those of the YAML")
 	f.StringSliceVar(&b.kocli, "kocli", nil, "kocli binaries for the hosts, as `ARCH=PATH` (default: this kocli for its own architecture)")
@@ -99,7 +101,7 @@ func (a *app) bundleBuild(cmd *cobra.Command, b bundleBuildFlags) error {
 	show := a.ui()
 	defer show.Close()
 	r, err := build.Build(cmd.Context(), build.Options{
-		Spec: spec, SpecDir: filepath.Dir(b.spec), Catalogue: cat, Mirrors: b.mirrors, CacheDir: b.cache, Output: b.out, Arch: b.arch,
+		Spec: spec, SpecDir: filepath.Dir(b.spec), Catalogue: cat, Mirrors: b.mirrors, CacheDir: b.cache, DropCache: b.dropCache, Output: b.out, Arch: b.arch,
 		Version: a.build.Version, KocliBinaries: binaries, LockPath: build.LockPath(b.spec), UpdateLock: b.update, Locked: b.locked,
 		Progress: func(p build.Progress) {
 			if p.Stage != build.StageResolve { // counts items, not bytes

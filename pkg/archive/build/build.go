@@ -31,6 +31,7 @@ type Options struct {
 	Catalogue *catalogue.Catalogue
 	Mirrors   []string // values of --mirror; see fetch.NewMirrors
 	CacheDir  string   // downloads are kept here, by digest
+	DropCache bool     // take them out of it as they are written: for small disks
 	Output    string   // the bundle; replaced only by a whole one
 	Arch      []string // overrides the architectures of the spec
 	Version   string   // of this kocli: "v0.1.0"

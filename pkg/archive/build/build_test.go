@@ -166,7 +166,7 @@ func TestBuild_goesOnAfterFaultsOfTheServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			u := newUpstream(t)
 			var tries atomic.Int64
-			u.intercept(runcPath, fail(&tries, u.files[runcPath]))
+			u.interceptRunc(fail(&tries, u.files[runcPath]))
 			if _, _, err := u.build(u.options()); err != nil {
 				t.Fatal(err)
 			}
@@ -234,7 +234,7 @@ func TestBuild_refusesWhatIsNotAsPublished(t *testing.T) {
 		}, fault.Failure, "no sha256 of kubelet"},
 		{"no such file", func(u *upstream, _ *build.Options) { delete(u.files, runcPath) }, fault.Failure, "404"},
 		{"server that always fails", func(u *upstream, _ *build.Options) {
-			u.intercept(runcPath, func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(503); return true })
+			u.interceptRunc(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(503); return true })
 		}, fault.Failure, "503"},
 		{"no such image", func(_ *upstream, o *build.Options) {
 			o.Spec.Spec.ExtraImages = []archive.ExtraImage{{Ref: "docker.io/library/none:1", Role: archive.RoleAll}}
@@ -439,7 +439,7 @@ func TestBuild_cancelledLeavesTheOldBundle(t *testing.T) {
 		t.Fatalf("%q, %q", data, u.leftovers())
 	}
 	ctx, cancel = context.WithCancel(t.Context())
-	u.intercept(runcPath, func(http.ResponseWriter, *http.Request) bool { cancel(); return false })
+	u.interceptRunc(func(http.ResponseWriter, *http.Request) bool { cancel(); return false })
 	o.CacheDir = filepath.Join(u.dir, "fresh")
 	o.Progress = nil
 	if _, err := build.Build(ctx, o); !errors.Is(err, context.Canceled) {

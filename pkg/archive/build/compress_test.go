@@ -77,3 +77,37 @@ func TestBuild_notesOfTheCacheThatAreWrongDoNoHarm(t *testing.T) {
 		}
 	}
 }
+
+func TestBuild_takesDownloadsOutOfTheCacheWhenAsked(t *testing.T) {
+	u := newUpstream(t)
+	o := u.options()
+	_, b, err := u.build(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := b.Digest()
+	o.DropCache = true
+	for range 2 { // from a full cache, and from what that left
+		_, b, err := u.build(o)
+		if err != nil || b.Digest() != want {
+			t.Fatalf("%v", err)
+		}
+		for _, it := range b.Items(archive.Filter{}) {
+			digests := []string{it.Digest}
+			if it.Stored != nil {
+				digests = append(digests, it.Stored.Digest)
+			}
+			for _, d := range it.Blobs {
+				digests = append(digests, d.Digest)
+			}
+			for _, d := range digests {
+				if _, err := os.Stat(filepath.Join(o.CacheDir, "blobs", "sha256", strings.TrimPrefix(d, "sha256:"))); err == nil {
+					t.Errorf("%s: %s is still in the cache", it.Label(), d)
+				}
+			}
+		}
+		if _, err := os.Stat(o.KocliBinaries["amd64"]); err != nil {
+			t.Fatalf("a file of the user was removed: %v", err)
+		}
+	}
+}

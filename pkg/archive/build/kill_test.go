@@ -32,7 +32,7 @@ func TestBuild_killedIsContinuedByTheNext(t *testing.T) {
 	stuck := make(chan struct{})
 	var asked atomic.Int64
 	var from string
-	u.intercept(runcPath, func(w http.ResponseWriter, r *http.Request) bool {
+	u.interceptRunc(func(w http.ResponseWriter, r *http.Request) bool {
 		if asked.Add(1) > 1 {
 			from = r.Header.Get("Range")
 			return false

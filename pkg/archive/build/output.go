@@ -32,7 +32,11 @@ func (b *builder) finish(ctx context.Context, parts []*part) (*Report, error) {
 		if path, ok := local[digest]; ok {
 			return os.Open(path)
 		}
-		return b.client.Cache.Open(digest)
+		f, err := b.client.Cache.Open(digest)
+		if err != nil || !b.opts.DropCache {
+			return f, err
+		}
+		return dropped{f}, nil
 	}
 	err = replaceFile(b.opts.Output, func(f *os.File) error {
 		w := counting{ctx: ctx, w: f, add: func(n int64) { b.meter.add(StageWrite, "", n) }}
@@ -105,6 +109,13 @@ func (b *builder) blame(err error, m *archive.Manifest, local map[string]string)
 		Err: errors.Join(fmt.Errorf("%s: %w", label, err), b.client.Cache.Forget(be.Digest)),
 	}
 }
+
+// dropped is a file of the cache that nobody needs once it was read. A build that
+// fails after that fetches it again.
+type dropped struct{ *os.File }
+
+// Close removes the file.
+func (d dropped) Close() error { return errors.Join(d.File.Close(), os.Remove(d.Name())) }
 
 // counting writes, reports what it wrote, and stops when ctx ends.
 type counting struct {

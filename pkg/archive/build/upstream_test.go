@@ -154,10 +154,10 @@ func (u *upstream) file(path, data string) {
 	u.put(path+".sha256", hexSum([]byte(data)))
 }
 
-func (u *upstream) intercept(path string, f func(w http.ResponseWriter, r *http.Request) bool) {
+func (u *upstream) interceptRunc(f func(w http.ResponseWriter, r *http.Request) bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.before[path] = f
+	u.before[runcPath] = f
 }
 
 func (u *upstream) count(prefix string) int {
