@@ -44,8 +44,10 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"bundle":   bundle,
+			"chart":    chart,
 			"code":     code,
 			"jsonline": jsonLine,
+			"mirror":   mirror,
 			"nocanary": noCanary,
 			"expand":   expand,
 			"hold":     hold,

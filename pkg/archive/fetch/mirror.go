@@ -35,7 +35,7 @@ func NewMirrors(list []string) (Mirrors, error) {
 		}
 		u, err := parseMirror(s)
 		if err != nil {
-			return nil, fault.New(fault.Usage, "write --mirror http://HOST:PORT or --mirror /FOLDER, or --mirror direct for upstream itself", err)
+			return nil, fault.New(fault.Usage, "write --mirror http://HOST:PORT or --mirror FOLDER, or --mirror direct for upstream itself", err)
 		}
 		out = append(out, u)
 	}
@@ -43,7 +43,7 @@ func NewMirrors(list []string) (Mirrors, error) {
 }
 
 func parseMirror(s string) (*url.URL, error) {
-	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") {
+	if s != "" && !strings.Contains(s, "://") {
 		dir, err := filepath.Abs(s)
 		if err != nil {
 			return nil, err
