@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/archive/fetch"
+	"github.com/kocli/kocli/pkg/archive/frames"
 	"github.com/kocli/kocli/pkg/fault"
 )
 
@@ -94,6 +96,10 @@ type builder struct {
 	release map[string]catalogue.Release
 	old     *lock // nil when there is none
 	new     *lock
+	asItIs  map[string]bool // digests of blobs that are never compressed
+	codec   *frames.Codec
+	flight  singleflight.Group // one goroutine makes the compressed form of a digest
+	slots   chan struct{}      // one for each file that is being compressed
 }
 
 // Build makes a bundle. The output is replaced at the end, atomically: a build
@@ -114,6 +120,10 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 			return nil, fault.New(fault.Usage, "known are amd64 and arm64", fmt.Errorf("architecture %q is not supported", a))
 		}
 	}
+	if b.codec, err = frames.New(); err != nil {
+		return nil, err
+	}
+	b.slots = make(chan struct{}, frames.Workers())
 	if b.release, err = b.releases(); err != nil {
 		return nil, err
 	}
@@ -173,6 +183,15 @@ func (b *builder) releases() (map[string]catalogue.Release, error) {
 
 // download fetches every blob that the cache lacks, each once.
 func (b *builder) download(ctx context.Context, parts []*part) error {
+	b.asItIs = map[string]bool{}
+	for _, p := range parts {
+		for _, it := range p.items {
+			b.asItIs[it.Digest] = b.asItIs[it.Digest] || !compresses(it.Kind)
+			for _, d := range it.Blobs {
+				b.asItIs[d.Digest] = true
+			}
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
 	seen := map[string]bool{}
@@ -188,7 +207,11 @@ func (b *builder) download(ctx context.Context, parts []*part) error {
 			b.meter.expect(StageDownload, max(0, j.size))
 			g.Go(func() error {
 				got := func(n int64) { b.meter.add(StageDownload, p.label, n) }
-				if err := j.fetch(ctx, got); err != nil {
+				err := j.fetch(ctx, got)
+				if err == nil && p.local == "" {
+					err = b.shrink(ctx, p)
+				}
+				if err != nil {
 					return fmt.Errorf("%s: %w", p.label, err)
 				}
 				return nil

@@ -31,10 +31,6 @@ func compresses(k archive.Kind) bool {
 // compress finds the compressed form of each file, in the cache or by making
 // it. The cache remembers it by the digest of the content.
 func (b *builder) compress(ctx context.Context, parts []*part) error {
-	codec, err := frames.New()
-	if err != nil {
-		return err
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(frames.Workers())
 	seen := map[string][]*archive.Item{}
@@ -53,7 +49,7 @@ func (b *builder) compress(ctx context.Context, parts []*part) error {
 				continue // not a file, or one that came before
 			}
 			g.Go(func() error {
-				z, err := b.compressed(ctx, codec, list[0], p.local)
+				z, err := b.compressed(ctx, list[0], p.local)
 				if err != nil {
 					return fmt.Errorf("compress %s: %w", list[0].Label(), err)
 				}
@@ -70,13 +66,47 @@ func (b *builder) compress(ctx context.Context, parts []*part) error {
 	return g.Wait()
 }
 
-// compressed returns the compressed form of a file.
-func (b *builder) compressed(ctx context.Context, codec *frames.Codec, it *archive.Item, local string) (z fetch.Compressed, err error) {
-	cache := b.client.Cache
-	known, ok := cache.Compressed(it.Digest)
-	if ok || (local != "" && known.Size > 0 && known.Stored == nil) {
-		return known, nil
+// shrink makes what is to be made of a part as soon as it was downloaded: while
+// others are, and so that the disk need not hold all of them as they came. The
+// cache remembers it.
+func (b *builder) shrink(ctx context.Context, p *part) error {
+	for i := range p.items {
+		list := []archive.Item{p.items[i]}
+		if p.items[i].Kind == archive.KindArchive {
+			var err error
+			if list, err = b.members(ctx, p.items[i]); err != nil {
+				return fmt.Errorf("unpack %s: %w", p.items[i].File, err)
+			}
+		}
+		for j := range list {
+			if !compresses(list[j].Kind) {
+				continue
+			}
+			if _, err := b.compressed(ctx, &list[j], ""); err != nil {
+				return fmt.Errorf("compress %s: %w", list[j].Label(), err)
+			}
+		}
 	}
+	return nil
+}
+
+// compressed returns the compressed form of a file.
+func (b *builder) compressed(ctx context.Context, it *archive.Item, local string) (fetch.Compressed, error) {
+	v, err, _ := b.flight.Do(it.Digest, func() (any, error) {
+		known, ok := b.client.Cache.Compressed(it.Digest)
+		if ok || (local != "" && known.Size > 0 && known.Stored == nil) {
+			return known, nil
+		}
+		b.slots <- struct{}{}
+		defer func() { <-b.slots }()
+		return b.makeCompressed(ctx, it, local)
+	})
+	z, _ := v.(fetch.Compressed)
+	return z, err
+}
+
+func (b *builder) makeCompressed(ctx context.Context, it *archive.Item, local string) (z fetch.Compressed, err error) {
+	cache := b.client.Cache
 	path := local
 	if path == "" {
 		path = cache.Path(it.Digest)
@@ -93,7 +123,7 @@ func (b *builder) compressed(ctx context.Context, codec *frames.Codec, it *archi
 	})))
 	pr, pw := io.Pipe()
 	var wg sync.WaitGroup
-	wg.Go(func() { pw.CloseWithError(codec.Write(ctx, pw, r)) })
+	wg.Go(func() { pw.CloseWithError(b.codec.Write(ctx, pw, r)) })
 	digest, size, err := cache.PutFrom(pr)
 	err = errors.Join(err, pr.Close())
 	wg.Wait()
@@ -104,10 +134,10 @@ func (b *builder) compressed(ctx context.Context, codec *frames.Codec, it *archi
 		return z, b.damaged(it.Digest, local, got)
 	}
 	if size > z.Size*(100-minSaved)/100 {
-		return z, errors.Join(cache.Remove(digest), cache.KeepCompressed(it.Digest, z))
+		return z, errors.Join(cache.Remove(digest), cache.KeepCompressed(it.Digest, z, b.asItIs[it.Digest]))
 	}
 	z.Stored = &archive.Descriptor{Digest: digest, Size: size}
-	return z, cache.KeepCompressed(it.Digest, z)
+	return z, cache.KeepCompressed(it.Digest, z, b.asItIs[it.Digest])
 }
 
 // damaged is the refusal of a file whose content changed, which is dropped from

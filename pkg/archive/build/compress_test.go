@@ -111,3 +111,24 @@ func TestBuild_takesDownloadsOutOfTheCacheWhenAsked(t *testing.T) {
 		}
 	}
 }
+
+func TestBuild_aFileThatIsALayerToo(t *testing.T) {
+	u := newUpstream(t)
+	layer := strings.Repeat("docker.io/library/single:1amd64", 2000) // as newUpstream makes it
+	u.put("/files.example.test/layer", layer)
+	o := u.options(func(s *archive.Spec) {
+		s.Spec.ExtraImages = []archive.ExtraImage{{Ref: "docker.io/library/single:1", Role: archive.RoleAll}}
+		s.Spec.ExtraFiles = []archive.ExtraFile{{URL: "https://files.example.test/layer", SHA256: hexSum([]byte(layer)), Name: "layer", Role: archive.RoleAll}}
+	})
+	for range 2 {
+		_, b, err := u.build(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range b.Items(archive.Filter{}) {
+			if it.Name == "layer" && (it.Stored == nil || string(contentOf(t, b, it.Digest)) != layer) {
+				t.Fatalf("%+v", it)
+			}
+		}
+	}
+}

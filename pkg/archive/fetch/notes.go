@@ -78,9 +78,9 @@ func (c *Cache) Compressed(digest string) (z Compressed, ok bool) {
 }
 
 // KeepCompressed notes the compressed form of a blob, and drops the blob where
-// that form takes its place.
-func (c *Cache) KeepCompressed(digest string, z Compressed) error {
-	if err := c.writeNote(noteCompressed, digest, z); err != nil || z.Stored == nil {
+// that form takes its place, unless it is needed as it is.
+func (c *Cache) KeepCompressed(digest string, z Compressed, asItIs bool) error {
+	if err := c.writeNote(noteCompressed, digest, z); err != nil || z.Stored == nil || asItIs {
 		return err
 	}
 	return c.drop(digest)
