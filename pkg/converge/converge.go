@@ -64,12 +64,13 @@ func (f Files) Apply(ctx context.Context, h host.Host) error {
 // Put writes the files that differ: in one stream where the host can take one,
 // width at once elsewhere.
 func Put(ctx context.Context, h host.Host, files []host.File, width int) error {
-	var total, done int64
+	var total, done, travels int64
 	for _, file := range files {
-		total += file.Size
+		_, size := file.Blob()
+		total, travels = total+file.Size, travels+size
 	}
 	if b, ok := h.(host.Bulk); ok && total > bulkFrom {
-		err := b.PutAll(ctx, files, func(n int64) { plan.Transfer(ctx, "files", n, total) })
+		err := b.PutAll(ctx, files, func(n int64) { plan.Transfer(ctx, "files", n, travels) })
 		if !errors.Is(err, host.ErrNoBulk) {
 			return err
 		}
@@ -123,7 +124,8 @@ func Differences(ctx context.Context, r host.Reader, files []host.File) ([]plan.
 		if d == "" {
 			continue
 		}
-		c := plan.Change{Object: "file " + files[i].Path, From: d, To: "as rendered", Bytes: files[i].Size, Content: []string{files[i].Content()}}
+		blob, size := files[i].Blob()
+		c := plan.Change{Object: "file " + files[i].Path, From: d, To: "as rendered", Bytes: size, Content: []string{blob}}
 		switch d {
 		case "absent":
 			c.From, c.To = "", "create"

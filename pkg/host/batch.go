@@ -47,10 +47,10 @@ type question struct {
 	err  error
 }
 
-// NewBatch wraps a machine. It waits until none has joined for wait; zero means 10 ms.
+// NewBatch wraps a machine. It waits until none has joined for wait; zero means 20 ms.
 func NewBatch(name string, inner Batcher, wait time.Duration) *Batch {
 	if wait == 0 {
-		wait = 10 * time.Millisecond
+		wait = 20 * time.Millisecond
 	}
 	return &Batch{name: name, inner: inner, wait: wait, known: map[string]*question{}}
 }

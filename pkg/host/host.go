@@ -104,10 +104,26 @@ type File struct {
 	SHA256 string      // hex digest of the content
 	Open   func() (io.ReadCloser, error)
 	Secret bool // content must not be logged, and Mode must not let others read
+	// Compressed is the same content in the form that travels, and that content
+	// stores hold; nil where there is none but the content itself.
+	Compressed *Compressed
 }
 
-// Content is the digest of the file's content, as content stores have it.
-func (f File) Content() string { return "sha256:" + f.SHA256 }
+// Compressed is content as zstd frames (pkg/archive/frames).
+type Compressed struct {
+	Digest string // "sha256:..."
+	Size   int64  // bytes
+	Open   func() (io.ReadCloser, error)
+}
+
+// Blob is the digest and the size, in bytes, of what travels: the compressed form
+// where there is one, the content elsewhere.
+func (f File) Blob() (digest string, size int64) {
+	if f.Compressed != nil {
+		return f.Compressed.Digest, f.Compressed.Size
+	}
+	return "sha256:" + f.SHA256, f.Size
+}
 
 // ErrDigest says that what arrived on a machine is not what was sent.
 var ErrDigest = errors.New("digest mismatch")

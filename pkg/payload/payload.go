@@ -119,10 +119,14 @@ func (p Payload) Image(name string) (string, error) {
 }
 
 func (p Payload) file(it archive.Item, dst string, mode fs.FileMode) host.File {
-	return host.File{
+	f := host.File{
 		Path: dst, Mode: mode, Size: it.Size, SHA256: strings.TrimPrefix(it.Digest, "sha256:"),
 		Open: func() (io.ReadCloser, error) { return p.bundle.OpenBlob(it.Digest) },
 	}
+	if s := it.Stored; s != nil {
+		f.Compressed = &host.Compressed{Digest: s.Digest, Size: s.Size, Open: func() (io.ReadCloser, error) { return p.bundle.OpenBlob(s.Digest) }}
+	}
+	return f
 }
 
 // missing is the refusal of a bundle that lacks something.

@@ -38,8 +38,9 @@ func (h *Host) PutAll(ctx context.Context, files []host.File, sent func(int64)) 
 	r, w := io.Pipe()
 	defer func() { _ = r.Close() }() // ends the writer, if it still writes
 	there := func(f host.File) bool {
-		ok := stored[f.Content()] == f.Size && f.Size > 0
-		delete(stored, f.Content()) // it is taken out
+		blob, size := f.Blob()
+		ok := stored[blob] == size && size > 0
+		delete(stored, blob) // it is taken out
 		return ok
 	}
 	var last time.Time

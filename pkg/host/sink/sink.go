@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/kocli/kocli/pkg/archive/frames"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/ledger"
@@ -31,10 +32,13 @@ import (
 // files are then put one by one.
 const Protocol = "2"
 
-// header precedes the bytes of a file. Where Stored is set there are none: the
-// content store of the host has them.
+// header precedes the bytes of a file: its content, or the compressed form of it.
+// Where Stored is set there are none: the content store of the host has them.
 type header struct {
 	Stored bool   `json:"stored,omitempty"`
+	Blob   string `json:"blob"`  // digest of the bytes
+	Bytes  int64  `json:"bytes"` // how many there are
+	Zstd   bool   `json:"zstd,omitempty"`
 	Path   string `json:"path"`
 	Mode   uint32 `json:"mode"`
 	Owner  string `json:"owner"`
@@ -49,8 +53,9 @@ func Write(w io.Writer, files []host.File, stored func(host.File) bool, sent fun
 	var done int64
 	for _, f := range files {
 		mode, owner := f.Want()
+		blob, size := f.Blob()
 		there := stored(f)
-		h, err := json.Marshal(header{there, f.Path, uint32(mode), owner, f.Size, f.SHA256})
+		h, err := json.Marshal(header{there, blob, size, f.Compressed != nil, f.Path, uint32(mode), owner, f.Size, f.SHA256})
 		if err != nil {
 			return err
 		}
@@ -58,26 +63,30 @@ func Write(w io.Writer, files []host.File, stored func(host.File) bool, sent fun
 			return err
 		}
 		if there {
-			done += f.Size
+			done += size
 			continue
 		}
-		if err := copyFile(w, f, buf, func(n int64) { done += n; sent(done) }); err != nil {
+		open := f.Open
+		if f.Compressed != nil {
+			open = f.Compressed.Open
+		}
+		if err := copyFile(w, open, size, buf, func(n int64) { done += n; sent(done) }); err != nil {
 			return fmt.Errorf("send %s: %w", f.Path, err)
 		}
 	}
 	return nil
 }
 
-func copyFile(w io.Writer, f host.File, buf []byte, sent func(int64)) error {
-	r, err := f.Open()
+func copyFile(w io.Writer, open func() (io.ReadCloser, error), size int64, buf []byte, sent func(int64)) error {
+	r, err := open()
 	if err != nil {
 		return err
 	}
 	var n int64
 	for {
 		k, rerr := r.Read(buf)
-		if n += int64(k); n > f.Size {
-			rerr = fmt.Errorf("more than its %d bytes", f.Size)
+		if n += int64(k); n > size {
+			rerr = fmt.Errorf("more than its %d bytes", size)
 		} else if _, err := w.Write(buf[:k]); err != nil {
 			rerr = err
 		}
@@ -89,8 +98,8 @@ func copyFile(w io.Writer, f host.File, buf []byte, sent func(int64)) error {
 			return errors.Join(rerr, r.Close())
 		}
 	}
-	if n != f.Size {
-		return errors.Join(fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, n, f.Size), r.Close())
+	if n != size {
+		return errors.Join(fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, n, size), r.Close())
 	}
 	return r.Close()
 }
@@ -115,7 +124,8 @@ func Receive(ctx context.Context, r io.Reader, root string) error {
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		var h header
-		if err := json.Unmarshal(line, &h); err != nil || !filepath.IsAbs(h.Path) || filepath.Clean(h.Path) != h.Path || h.Size < 0 {
+		if err := json.Unmarshal(line, &h); err != nil || !filepath.IsAbs(h.Path) || filepath.Clean(h.Path) != h.Path || h.Size < 0 || h.Bytes < 0 ||
+			!fanout.ValidDigest(h.Blob) || !h.Zstd && h.Bytes != h.Size {
 			return fmt.Errorf("read the stream: header %.80q cannot be used", line)
 		}
 		if err := ctx.Err(); err != nil {
@@ -133,6 +143,7 @@ func Receive(ctx context.Context, r io.Reader, root string) error {
 type target struct {
 	root  string
 	known map[string]bool // paths whose origin is in the ledger
+	codec *frames.Codec   // made when it is needed
 }
 
 func (t *target) path(name string) string { return filepath.Join(t.root, name) }
@@ -156,15 +167,37 @@ func (t *target) origins() (map[string]bool, error) {
 // out of the store is not there twice; what is not what it should be goes too.
 func (t *target) take(ctx context.Context, h header, in io.Reader, buf []byte) error {
 	if !h.Stored {
-		return t.place(ctx, h, io.LimitReader(in, h.Size), buf)
+		return t.expand(ctx, h, in, buf)
 	}
-	name := t.path(fanout.Path(fanout.Root(), "sha256:"+h.SHA256))
+	name := t.path(fanout.Path(fanout.Root(), h.Blob))
 	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
-	err = t.place(ctx, h, f, buf)
+	err = t.expand(ctx, h, f, buf)
 	return errors.Join(err, f.Close(), os.Remove(name))
+}
+
+// expand places what the bytes stand for.
+func (t *target) expand(ctx context.Context, h header, in io.Reader, buf []byte) error {
+	in = io.LimitReader(in, h.Bytes)
+	if !h.Zstd {
+		return t.place(ctx, h, in, buf)
+	}
+	if t.codec == nil {
+		var err error
+		if t.codec, err = frames.New(); err != nil {
+			return err
+		}
+	}
+	r := t.codec.Reader(in, h.Size)
+	if err := errors.Join(t.place(ctx, h, r, buf), r.Close()); err != nil {
+		return err
+	}
+	if n, err := in.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		return fmt.Errorf("more bytes than %d of content need", h.Size)
+	}
+	return nil
 }
 
 // place writes one file beside its destination and renames it.

@@ -22,7 +22,8 @@ func Packages(pkgs []payload.Package) plan.Step {
 			lacking, err := lackingPackages(ctx, r, pkgs)
 			var out []plan.Change
 			for _, p := range lacking {
-				out = append(out, plan.Change{Object: "package " + p.Name, To: "install", Bytes: p.File.Size, Content: []string{p.File.Content()}})
+				blob, size := p.File.Blob()
+				out = append(out, plan.Change{Object: "package " + p.Name, To: "install", Bytes: size, Content: []string{blob}})
 			}
 			return out, err
 		},
