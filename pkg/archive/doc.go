@@ -8,6 +8,9 @@
 // refuses a file that differs in a single header byte. What Open does not read
 // (the blobs) is covered by their digests: see Bundle.Verify.
 //
+// A signed bundle ends with one more entry, signatures.json, which nothing else
+// covers: see Sign.
+//
 // Images are in it exactly as upstream published them: the manifest of one
 // platform, byte for byte, with its configuration and layers. Binaries and OS
 // packages are OCI artifacts with media types of ours, one per component and

@@ -13,6 +13,7 @@ type Inspection struct {
 	Architectures []string        `json:"architectures"`
 	CNI           []string        `json:"cni"`
 	Distributions []Distribution  `json:"distributions"`
+	SignedBy      []string        `json:"signedBy"` // key IDs; see VerifySignature
 	Items         []InspectedItem `json:"items"`
 }
 
@@ -39,7 +40,10 @@ func (b *Bundle) Inspect() Inspection {
 	out := Inspection{
 		Name: m.Name, Digest: b.Digest(), Format: m.Format, BuiltBy: m.BuiltBy, Size: b.size, Blobs: len(b.blobs),
 		Kubernetes: m.Kubernetes, Architectures: m.Architectures, CNI: nonNil(m.CNI), Distributions: nonNil(m.Distributions),
-		Items: []InspectedItem{},
+		SignedBy: []string{}, Items: []InspectedItem{},
+	}
+	for _, s := range b.signatures {
+		out.SignedBy = append(out.SignedBy, s.KeyID)
 	}
 	seen := map[string]bool{}
 	for i := range m.Items {

@@ -33,6 +33,9 @@ type Bundle struct {
 	order    []string        // digests in the order of the tar
 	stored   map[string]Item // files that are stored compressed, by digest of their content
 	codec    func() (*frames.Codec, error)
+
+	end        int64 // where the blobs end
+	signatures []Signature
 }
 
 // blob is where the content of a blob stands.
@@ -72,7 +75,11 @@ func Open(path string) (*Bundle, error) {
 // NewReader opens a bundle of size bytes that is read through r, as Open does.
 func NewReader(r io.ReaderAt, size int64) (*Bundle, error) {
 	b := &Bundle{r: r, size: size, close: func() error { return nil }, blobs: map[string]blob{}, stored: map[string]Item{}, codec: sync.OnceValues(frames.New)}
-	if err := b.read(); err != nil {
+	seen, err := b.readBody()
+	if err == nil {
+		err = b.readEnd(seen)
+	}
+	if err != nil {
 		return nil, &fault.Error{Op: "open bundle", Code: fault.Bundle, Hint: hintDamaged, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 	}
 	return b, nil
@@ -85,27 +92,29 @@ func (b *Bundle) Close() error { return b.close() }
 func (b *Bundle) Manifest() Manifest { return b.manifest }
 
 // Digest identifies the bundle: the digest of index.json, which covers every
-// other byte. It is what a signature signs.
+// other byte but the signatures. It is what they sign.
 func (b *Bundle) Digest() string { return digestOf(b.index) }
 
 // Size is the size of the file in bytes.
 func (b *Bundle) Size() int64 { return b.size }
 
-func (b *Bundle) read() error {
+// readBody reads all that the digest covers. It returns the names of the
+// entries.
+func (b *Bundle) readBody() (map[string]bool, error) {
 	s := scanner{r: b.r, size: b.size}
 	raw, index, err := s.readManifest()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if b.manifest, err = decodeManifest(raw); err != nil {
-		return err
+		return nil, err
 	}
 	want, err := newLayout(&b.manifest, raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !bytes.Equal(index, want.index) {
-		return errors.New("index.json is not the one that belongs to the bundle manifest")
+		return nil, errors.New("index.json is not the one that belongs to the bundle manifest")
 	}
 	b.index = want.index
 	for _, it := range b.manifest.Items {
@@ -113,10 +122,11 @@ func (b *Bundle) read() error {
 			b.stored[it.Digest] = it
 		}
 	}
-	if err := b.scan(want); err != nil {
-		return err
+	seen := map[string]bool{}
+	if err := b.scan(want, seen); err != nil {
+		return nil, err
 	}
-	return b.checkImages()
+	return seen, b.checkImages()
 }
 
 // scanner walks the headers of a tar.
@@ -188,10 +198,9 @@ func (s *scanner) readManifest() (raw, index []byte, err error) {
 }
 
 // scan compares the tar, header by header, with the one it should be, and
-// notes where each blob is.
-func (b *Bundle) scan(want layout) error {
+// notes where each blob is, and in seen the names of the entries.
+func (b *Bundle) scan(want layout, seen map[string]bool) error {
 	var off int64
-	seen := map[string]bool{}
 	for i, e := range want.entries {
 		head, err := header(e.name, e.size)
 		if err != nil {
@@ -219,7 +228,8 @@ func (b *Bundle) scan(want layout) error {
 		}
 		off += e.size + padding(e.size)
 	}
-	return b.checkEnd(off, seen)
+	b.end = off
+	return nil
 }
 
 // checkEntry checks the padding of an entry, and its content where that follows

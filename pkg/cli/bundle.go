@@ -36,6 +36,7 @@ in a tar, and every byte of it is covered by a digest.`,
 	}
 	cmd.AddCommand(a.bundleInitCommand(), a.bundleVersionsCommand(), a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand(),
 		a.bundlePushCommand())
+	cmd.AddCommand(a.bundleKeygenCommand(), a.bundleSignCommand())
 	return cmd
 }
 
@@ -158,7 +159,11 @@ digest that names the bundle as a whole. With -o json also sources and digests.`
 }
 
 func (a *app) writeInspection(in archive.Inspection) error {
-	_, err := fmt.Fprintf(a.Out, "%s  %s, %d blobs, %s saved by sharing\nDigest: %s\n\n", in.Name, ui.Bytes(in.Size), in.Blobs, ui.Bytes(in.SharedBytes), in.Digest)
+	_, err := fmt.Fprintf(a.Out, "%s  %s, %d blobs, %s saved by sharing\nDigest: %s\n", in.Name, ui.Bytes(in.Size), in.Blobs, ui.Bytes(in.SharedBytes), in.Digest)
+	for _, id := range in.SignedBy {
+		printf(a.Out, "Signed by: %s\n", id)
+	}
+	printf(a.Out, "\n")
 	t := a.table("KIND", "NAME", "VERSION", "ARCH", "HOSTS", "SIZE", "LICENCE")
 	for _, it := range in.Items {
 		t.AppendRow(table.Row{it.Kind, it.Name, it.Version, it.Arch, it.Role, ui.Bytes(it.Size), it.Licence})
@@ -168,15 +173,19 @@ func (a *app) writeInspection(in archive.Inspection) error {
 }
 
 func (a *app) bundleVerifyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "verify BUNDLE",
+	var keys []string
+	cmd := &cobra.Command{
+		Use:   "verify BUNDLE [--key NAME.pub]",
 		Short: "Check every byte of a bundle against its digest",
 		Long: `Reads the whole file. A bundle that is damaged, cut off, or holds anything that it
-does not list is refused with exit code 6. create checks what it sends by itself.`,
-		Example: "  kocli bundle verify kocli-v1.36.3-amd64.tar",
-		Args:    oneArg("the bundle's file"),
+does not list is refused with exit code 6. create checks what it sends by itself.
+
+With --key it is refused too when none of the keys has signed it.`,
+		Example: `  kocli bundle verify kocli-v1.36.3-amd64.tar
+  kocli bundle verify kocli-v1.36.3-amd64.tar --key kocli-bundle.pub`,
+		Args: oneArg("the bundle's file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := archive.Open(args[0])
+			b, err := openBundle(args[0], keys)
 			if err != nil {
 				return err
 			}
@@ -186,13 +195,18 @@ does not list is refused with exit code 6. create checks what it sends by itself
 			if err := b.Verify(cmd.Context(), func(done, total int64) { show.Progress("verify", done, total) }); err != nil {
 				return err
 			}
-			v := map[string]any{"bundle": args[0], "digest": b.Digest(), "bytes": b.Size(), "ok": true}
+			v := map[string]any{"bundle": args[0], "digest": b.Digest(), "bytes": b.Size(), "ok": true, "signatureVerified": len(keys) > 0}
 			return a.result(fault.OK, v, func() error {
-				_, err := fmt.Fprintf(a.Out, "%s is whole: %s, %d items\nDigest: %s\n", args[0], ui.Bytes(b.Size()), len(b.Manifest().Items), b.Digest())
-				return err
+				printf(a.Out, "%s is whole: %s, %d items\nDigest: %s\n", args[0], ui.Bytes(b.Size()), len(b.Manifest().Items), b.Digest())
+				if len(keys) > 0 {
+					printf(a.Out, "It is signed by a key of --key.\n")
+				}
+				return nil
 			})
 		},
 	}
+	keyFlag(cmd, &keys)
+	return cmd
 }
 
 // table returns a plain table on stdout.

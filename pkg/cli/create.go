@@ -18,6 +18,7 @@ import (
 // planFlags narrow a plan down.
 type planFlags struct {
 	bundle       string
+	keys         []string
 	only, skip   []string
 	ignoreChecks []string
 }
@@ -25,6 +26,7 @@ type planFlags struct {
 func (p *planFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&p.bundle, "bundle", "", "bundle `file` with everything that is installed")
+	keyFlag(cmd, &p.keys)
 	f.StringSliceVar(&p.only, "only", nil, "only these steps or `phases`")
 	f.StringSliceVar(&p.skip, "skip", nil, "all but these steps or `phases`")
 	f.StringSliceVar(&p.ignoreChecks, "ignore", nil, "preflight `checks` whose errors become warnings; kocli preflight --list names them")
@@ -75,7 +77,12 @@ func (p *planFlags) options(a *app, cmd *cobra.Command, show *ui.UI) (workflow.O
 	if err := p.check(cmd); err != nil {
 		return workflow.Options{}, err
 	}
+	keys, err := publicKeys(p.keys)
+	if err != nil {
+		return workflow.Options{}, err
+	}
 	o, err := a.options(cmd, p.bundle, show)
+	o.Keys = keys
 	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
 	return o, err
 }

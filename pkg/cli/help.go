@@ -66,7 +66,7 @@ KOCLI_* variable, and both come before the config file.
 
 Variables
   KOCLI_<FLAG>        a flag in capitals, dashes as underscores:
-                      KOCLI_HOME, KOCLI_FILE, KOCLI_BUNDLE, KOCLI_OUTPUT, KOCLI_YES=true,
+                      KOCLI_HOME, KOCLI_FILE, KOCLI_BUNDLE, KOCLI_KEY, KOCLI_OUTPUT, KOCLI_YES=true,
                       KOCLI_LOG_LEVEL, KOCLI_ACCEPT_NEW_HOST_KEYS=true
   KOCLI_CONFIG        the config file, instead of HOME/config.yaml
   NO_COLOR            no colours, whatever its value

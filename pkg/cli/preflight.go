@@ -15,6 +15,7 @@ import (
 // preflightFlags are the flags of preflight.
 type preflightFlags struct {
 	bundle string
+	keys   []string
 	ignore []string
 	list   bool
 }
@@ -44,6 +45,7 @@ makes the errors of a check warnings.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&p.bundle, "bundle", "", "bundle `file` that would be installed")
+	keyFlag(cmd, &p.keys)
 	f.StringSliceVar(&p.ignore, "ignore", nil, "`checks` whose errors become warnings")
 	f.BoolVar(&p.list, "list", false, "list the checks and what each is for")
 	fixed(cmd, map[string][]string{"ignore": preflight.Names()})
@@ -73,13 +75,17 @@ func (a *app) preflight(cmd *cobra.Command, p preflightFlags) error {
 	if err := checkIgnore(p.ignore); err != nil {
 		return err
 	}
+	keys, err := publicKeys(p.keys)
+	if err != nil {
+		return err
+	}
 	show := a.ui()
 	defer show.Close()
 	o, err := a.options(cmd, p.bundle, show)
 	if err != nil {
 		return err
 	}
-	o.Ignore = p.ignore
+	o.Ignore, o.Keys = p.ignore, keys
 	found, lost := workflow.CheckHosts(cmd.Context(), o)
 	if len(found) == 0 && lost != nil || cmd.Context().Err() != nil {
 		return lost

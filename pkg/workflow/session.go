@@ -44,7 +44,8 @@ type Options struct {
 	Command   string // as typed, for the lock and the log
 	Inventory *inventory.Inventory
 	SpecYAML  []byte
-	Bundle    string // path; empty where none is needed
+	Bundle    string              // path; empty where none is needed
+	Keys      []archive.PublicKey // one of them has to have signed the bundle, where there are any
 	SSH       sshhost.Options
 	Secrets   *config.Secrets
 	Observer  Observer
@@ -83,7 +84,7 @@ func Open(ctx context.Context, o Options, writes bool) (*Session, error) {
 	s := &Session{o: o, inv: o.Inventory, dir: state.Open(o.Home, o.Inventory.Name), access: kube.NewAccess()}
 	o.Observer.Nodes(inventory.Names(o.Inventory.Nodes))
 	if o.Bundle != "" {
-		b, err := archive.Open(o.Bundle)
+		b, err := archive.OpenSigned(o.Bundle, o.Keys)
 		if err != nil {
 			return nil, err
 		}
