@@ -11,12 +11,16 @@ import (
 	"github.com/kocli/kocli/pkg/archive/archivetest"
 )
 
-// bundle writes a small bundle: bundle FILE.
+// bundle writes a small bundle, of this version of Kubernetes where one is
+// given: bundle FILE [VERSION].
 func bundle(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: bundle FILE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: bundle FILE [VERSION]")
 	}
 	m, c := archivetest.Sample()
+	if len(args) == 2 {
+		m, c = archivetest.Release(args[1])
+	}
 	var b bytes.Buffer
 	_, _, err := archive.Write(&b, m, c.Open)
 	ts.Check(err)

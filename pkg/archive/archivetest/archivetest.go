@@ -91,7 +91,11 @@ func (c Content) Compress(it *archive.Item) {
 // Sample returns the manifest and content of a small bundle that has what a
 // cluster of Kubernetes v1.36.3 with flannel needs, by name: the contents are
 // not programs. Two of the files are stored compressed.
-func Sample() (*archive.Manifest, Content) {
+func Sample() (*archive.Manifest, Content) { return Release(Kubernetes) }
+
+// Release is Sample for another version of Kubernetes: its programs and images
+// differ, all others are the same.
+func Release(version string) (*archive.Manifest, Content) {
 	c := Content{}
 	base := bytes.Repeat([]byte("base layer "), 300)
 	layer := func(name string) []byte { return bytes.Repeat([]byte("layer of "+name+" "), 200) }
@@ -100,10 +104,10 @@ func Sample() (*archive.Manifest, Content) {
 		ref  string
 		role archive.Role
 	}{
-		{"registry.k8s.io/kube-apiserver:v1.36.3", archive.RoleControlPlane},
-		{"registry.k8s.io/kube-controller-manager:v1.36.3", archive.RoleControlPlane},
-		{"registry.k8s.io/kube-scheduler:v1.36.3", archive.RoleControlPlane},
-		{"registry.k8s.io/kube-proxy:v1.36.3", archive.RoleAll},
+		{"registry.k8s.io/kube-apiserver:" + version, archive.RoleControlPlane},
+		{"registry.k8s.io/kube-controller-manager:" + version, archive.RoleControlPlane},
+		{"registry.k8s.io/kube-scheduler:" + version, archive.RoleControlPlane},
+		{"registry.k8s.io/kube-proxy:" + version, archive.RoleAll},
 		{"registry.k8s.io/etcd:3.6.8-0", archive.RoleControlPlane},
 		{"registry.k8s.io/coredns/coredns:v1.14.2", archive.RoleAll},
 		{"registry.k8s.io/pause:3.10.2", archive.RoleAll},
@@ -117,9 +121,9 @@ func Sample() (*archive.Manifest, Content) {
 		name, component, version, file string
 		role                           archive.Role
 	}{
-		{archive.KindBinary, "kubeadm", "kubernetes", "v1.36.3", "kubeadm", archive.RoleAll},
-		{archive.KindBinary, "kubelet", "kubernetes", "v1.36.3", "kubelet", archive.RoleAll},
-		{archive.KindBinary, "kubectl", "kubernetes", "v1.36.3", "kubectl", archive.RoleControlPlane},
+		{archive.KindBinary, "kubeadm", "kubernetes", version, "kubeadm", archive.RoleAll},
+		{archive.KindBinary, "kubelet", "kubernetes", version, "kubelet", archive.RoleAll},
+		{archive.KindBinary, "kubectl", "kubernetes", version, "kubectl", archive.RoleControlPlane},
 		{archive.KindBinary, "runc", "runc", "1.4.3", "runc.amd64", archive.RoleAll},
 		{archive.KindBinary, "containerd", "containerd", "2.2.9", "containerd", archive.RoleAll},
 		{archive.KindBinary, "containerd-shim-runc-v2", "containerd", "2.2.9", "containerd-shim-runc-v2", archive.RoleAll},
@@ -128,7 +132,11 @@ func Sample() (*archive.Manifest, Content) {
 		{archive.KindBinary, "loopback", "cni-plugins", "1.9.1", "loopback", archive.RoleAll},
 		{archive.KindKocli, "kocli", "kocli", "v0.0.0-test", "kocli", archive.RoleAll},
 	} {
-		it := c.File(x.kind, x.name, x.version, x.file, x.role, layer(x.file))
+		content := x.file
+		if x.version == version && version != Kubernetes {
+			content += " " + version
+		}
+		it := c.File(x.kind, x.name, x.version, x.file, x.role, layer(content))
 		it.Component = x.component
 		if x.name == "kubelet" || x.name == "kocli" {
 			c.Compress(&it)
@@ -147,7 +155,7 @@ func Sample() (*archive.Manifest, Content) {
 	}
 	return &archive.Manifest{
 		Name: "sample", BuiltBy: "v0.0.0-test",
-		Kubernetes: []archive.Release{{Version: Kubernetes, Components: map[string]string{
+		Kubernetes: []archive.Release{{Version: version, Components: map[string]string{
 			"containerd": "2.2.9", "runc": "1.4.3", "cni-plugins": "1.9.1", "etcd": "3.6.8-0", "coredns": "v1.14.2", "pause": "3.10.2",
 			"flannel": "v0.26.7", "flannel-cni-plugin": "v1.6.2-flannel1",
 		}}},
