@@ -32,6 +32,7 @@ where bundles are built, and take NAME.pub to where they are installed.`,
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "kocli-bundle", "`name` of the two files, without .key and .pub")
+	commandLineOnly(cmd, "out")
 	return cmd
 }
 
@@ -67,8 +68,7 @@ bundle verify, preflight, plan and create.`,
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "private key `file`")
-	// KOCLI_KEY names public keys.
-	cmd.Flags().Lookup("key").Annotations = map[string][]string{ownFlag: {"true"}}
+	commandLineOnly(cmd, "key") // KOCLI_KEY names public keys
 	return cmd
 }
 
