@@ -66,7 +66,7 @@ type DifferenceBytes struct {
 // Diff compares two bundles. It reads nothing from the files.
 func Diff(from, to *Bundle) Difference {
 	d := Difference{
-		From: from.side(), To: to.side(), Items: []ItemChange{},
+		From: from.Side(), To: to.Side(), Items: []ItemChange{},
 		Components: diffComponents(versionsOf(&from.manifest), versionsOf(&to.manifest)),
 	}
 	for digest, bl := range to.blobs {
@@ -91,7 +91,8 @@ func Diff(from, to *Bundle) Difference {
 	return d
 }
 
-func (b *Bundle) side() Side { return Side{Name: b.manifest.Name, Digest: b.Digest(), Size: b.size} }
+// Side names the bundle.
+func (b *Bundle) Side() Side { return Side{Name: b.manifest.Name, Digest: b.Digest(), Size: b.size} }
 
 // change describes a pair that differs.
 func (p ItemPair) change(from *Bundle) ItemChange {

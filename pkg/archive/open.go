@@ -79,6 +79,9 @@ func NewReader(r io.ReaderAt, size int64) (*Bundle, error) {
 	if err == nil {
 		err = b.readEnd(seen)
 	}
+	if errors.Is(err, ErrDelta) {
+		return nil, &fault.Error{Op: "open bundle", Code: fault.Bundle, Hint: hintDelta, Err: err}
+	}
 	if err != nil {
 		return nil, &fault.Error{Op: "open bundle", Code: fault.Bundle, Hint: hintDamaged, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 	}
@@ -102,7 +105,7 @@ func (b *Bundle) Size() int64 { return b.size }
 // entries.
 func (b *Bundle) readBody() (map[string]bool, error) {
 	s := scanner{r: b.r, size: b.size}
-	raw, index, err := s.readManifest()
+	raw, index, err := s.readManifest(typeBundle)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +172,7 @@ func (s *scanner) small(limit int64) (string, []byte, error) {
 
 // readManifest reads the first four entries. That they are what they should be
 // is checked by the scan, which starts from the manifest that they hold.
-func (s *scanner) readManifest() (raw, index []byte, err error) {
+func (s *scanner) readManifest(kind string) (raw, index []byte, err error) {
 	limits := []int64{blockSize, MaxIndexSize, maxOCIManifest, MaxManifestSize}
 	var data [4][]byte
 	var names [4]string
@@ -185,7 +188,13 @@ func (s *scanner) readManifest() (raw, index []byte, err error) {
 	if err := json.Unmarshal(data[1], &idx); err != nil {
 		return nil, nil, fmt.Errorf("index.json: %w", err)
 	}
-	if len(idx.Manifests) == 0 || idx.Manifests[0].ArtifactType != typeBundle {
+	if len(idx.Manifests) > 0 && idx.Manifests[0].ArtifactType == typeDelta && kind == typeBundle {
+		return nil, nil, ErrDelta
+	}
+	if kind == typeDelta && (len(idx.Manifests) == 0 || idx.Manifests[0].ArtifactType != kind) {
+		return nil, nil, errors.New("not a delta of kocli")
+	}
+	if len(idx.Manifests) == 0 || idx.Manifests[0].ArtifactType != kind {
 		return nil, nil, errors.New("not a bundle of kocli: index.json does not begin with a bundle manifest")
 	}
 	if d := digestOf(data[2]); d != idx.Manifests[0].Digest || names[2] != blobPath(d) {

@@ -260,6 +260,19 @@ func (b *Bundle) salvage() []Signature {
 	return list
 }
 
+// AppendSignatures adds signatures to a bundle of size bytes that has none, as
+// Write wrote it, and returns its new size.
+func AppendSignatures(f *os.File, size int64, list []Signature) (int64, error) {
+	if err := writeEnd(f, size-2*blockSize, list); err != nil {
+		return 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
 // writeEnd writes the signatures and the end of the tar at byte end. The header
 // of the entry comes last, when all that it announces is on the disk.
 func writeEnd(f tailFile, end int64, list []Signature) error {

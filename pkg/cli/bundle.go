@@ -37,7 +37,7 @@ in a tar, and every byte of it is covered by a digest.`,
 	cmd.AddCommand(a.bundleInitCommand(), a.bundleVersionsCommand(), a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand(),
 		a.bundlePushCommand())
 	cmd.AddCommand(a.bundleKeygenCommand(), a.bundleSignCommand(), a.bundleDiffCommand(), a.bundleSBOMCommand())
-	cmd.AddCommand(a.bundleSplitCommand(), a.bundleJoinCommand())
+	cmd.AddCommand(a.bundleSplitCommand(), a.bundleJoinCommand(), a.bundleDeltaCommand(), a.bundleApplyCommand())
 	return cmd
 }
 
