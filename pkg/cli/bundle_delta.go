@@ -2,6 +2,8 @@ package cli
 
 import (
 	"errors"
+	"math"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +32,21 @@ func (d *deltaFlags) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// leanMemory is what Go's memory may grow to before it is collected more often,
+// in bytes. Deltas use about 80 MB whatever the size of the files, and leave much
+// behind.
+const leanMemory = 96 << 20
+
+// lean keeps the process small until the returned function is called. GOMEMLIMIT
+// has the last word.
+func lean() (end func()) {
+	before := debug.SetMemoryLimit(-1)
+	if before == math.MaxInt64 {
+		debug.SetMemoryLimit(leanMemory)
+	}
+	return func() { debug.SetMemoryLimit(before) }
+}
+
 func (a *app) bundleDeltaCommand() *cobra.Command {
 	var d deltaFlags
 	cmd := &cobra.Command{
@@ -44,6 +61,7 @@ is the same, byte for byte, with its signatures.`,
 			if err := d.check(cmd); err != nil {
 				return err
 			}
+			defer lean()()
 			show := a.ui()
 			defer show.Close()
 			r, err := delta.Make(cmd.Context(), delta.Options{
@@ -79,6 +97,7 @@ names. With a base that lacks something, it says what, and ends with exit code 6
 			if err := d.check(cmd); err != nil {
 				return err
 			}
+			defer lean()()
 			show := a.ui()
 			defer show.Close()
 			made, err := delta.Apply(cmd.Context(), delta.Options{

@@ -12,11 +12,11 @@ import (
 
 const (
 	frameSize = 4 << 20 // bytes of content in a frame
-	slack     = 8 << 20 // bytes of the base on either side of the place of a frame
+	slack     = 6 << 20 // bytes of the base on either side of the place of a frame
 	frameWin  = 8 << 20 // window of zstd, in bytes
 )
 
-// encoder makes frames. It keeps its memory, about 130 MB.
+// encoder makes frames. It keeps its memory, about 90 MB.
 type encoder struct {
 	frame      int64 // bytes of content in a frame
 	slack      int64 // bytes of the base on either side of its place
@@ -29,7 +29,11 @@ type encoder struct {
 func newEncoder(frame, slack int64) (*encoder, error) {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(frameWin), zstd.WithLowerEncoderMem(true))
-	return &encoder{frame: frame, slack: slack, zstd: z, old: make([]byte, frame+2*slack), new: make([]byte, frame)}, err
+	e := &encoder{
+		frame: frame, slack: slack, zstd: z, differ: newDiffer(int(frame+2*slack), int(frame)),
+		old: make([]byte, frame+2*slack), new: make([]byte, frame), patch: make([]byte, 0, frame+frame/8), out: make([]byte, 0, frame+frame/8),
+	}
+	return e, err
 }
 
 // encode writes the frames of content to w: patches against base, where there

@@ -126,17 +126,14 @@ func (z *zstdFrames) Close() error { return errors.Join(z.flush(), z.enc.Close()
 
 // recipes are what is tried for a blob, the likely ones first.
 func recipes(form string, head gzip.Header) []archive.Recipe {
-	var out []archive.Recipe
 	if form == formZstd {
-		for _, l := range []zstd.EncoderLevel{zstd.SpeedDefault, zstd.SpeedFastest, zstd.SpeedBetterCompression, zstd.SpeedBestCompression} {
-			out = append(out, archive.Recipe{Form: form, Library: libKlauspost, Level: int(l)})
-		}
-		return out
+		return []archive.Recipe{{Form: form, Library: libKlauspost, Level: int(zstd.SpeedDefault)}} // as files in bundles are stored
 	}
 	r := archive.Recipe{Form: form, Name: head.Name, Comment: head.Comment, Extra: head.Extra, OS: head.OS}
 	if !head.ModTime.IsZero() {
 		r.Time = head.ModTime.Unix()
 	}
+	var out []archive.Recipe
 	for _, level := range []int{6, 1, 9, 5, 4, 3, 2, 7, 8} {
 		for _, lib := range []string{libGo, libKlauspost} {
 			r.Level, r.Library = level, lib

@@ -23,8 +23,8 @@ import (
 
 const (
 	seed       = 8  // bytes that a match begins with
-	stride     = 4  // every so many bytes of old begin an entry of the index
-	hashBits   = 21 // of the index
+	stride     = 8  // every so many bytes of old begin an entry of the index
+	hashBits   = 20 // of the index
 	depth      = 24 // entries of the index that are looked at
 	longEnough = 16 // bytes: the run goes on here, and nothing else is looked for
 	gain       = 8  // bytes by which another run has to be better
@@ -40,14 +40,19 @@ type differ struct {
 	extra    []byte
 }
 
+// newDiffer returns a differ with memory for pieces of these sizes.
+func newDiffer(old, new int) differ {
+	return differ{
+		head: make([]int32, 1<<hashBits), prev: make([]int32, 0, old/stride+1),
+		control: make([]byte, 0, new/8), diff: make([]byte, 0, new), extra: make([]byte, 0, new),
+	}
+}
+
 func hash(p []byte) uint32 {
 	return uint32((binary.LittleEndian.Uint64(p) * 0x9e3779b97f4a7c15) >> (64 - hashBits))
 }
 
 func (d *differ) index() {
-	if d.head == nil {
-		d.head = make([]int32, 1<<hashBits)
-	}
 	clear(d.head)
 	n := len(d.old)/stride + 1
 	d.prev = slices.Grow(d.prev[:0], n)[:n]

@@ -44,7 +44,7 @@ func TestPatch_roundTrips(t *testing.T) {
 	for i := range random {
 		random[i] = byte(r.Uint32())
 	}
-	d := &differ{}
+	d := newDiffer(100, 100)
 	for name, x := range map[string][2][]byte{
 		"both empty":        {nil, nil},
 		"nothing old":       {nil, base},
@@ -60,7 +60,7 @@ func TestPatch_roundTrips(t *testing.T) {
 		"zeros":             {make([]byte, 9000), make([]byte, 10_000)},
 		"addresses shifted": {base, program(newRand(1), 60_000, 0x30)},
 	} {
-		extra := check(t, d, x[0], x[1])
+		extra := check(t, &d, x[0], x[1])
 		if name == "addresses shifted" && extra > 600 {
 			t.Errorf("%s: %d of %d bytes are new", name, extra, len(x[1]))
 		}
@@ -73,21 +73,25 @@ func TestPatch_roundTrips(t *testing.T) {
 			at := r.IntN(len(new) + 1)
 			new = slices.Concat(new[:at], program(r, r.IntN(200), 0), new[min(len(new), at+r.IntN(100)):])
 		}
-		check(t, d, old, new)
+		check(t, &d, old, new)
 	}
 }
 
 func FuzzPatch(f *testing.F) {
 	f.Add([]byte("the old content of this"), []byte("the new content of this"))
 	f.Add(bytes.Repeat([]byte("ab"), 40), bytes.Repeat([]byte("ba"), 50))
-	f.Fuzz(func(t *testing.T, old, new []byte) { check(t, &differ{}, old, new) })
+	f.Fuzz(func(t *testing.T, old, new []byte) {
+		d := newDiffer(len(old), len(new))
+		check(t, &d, old, new)
+	})
 }
 
 // Whatever the patch says, it makes as many bytes as were asked for, of what is
 // there.
 func FuzzApplyPatch(f *testing.F) {
 	old := program(newRand(1), 500, 0)
-	f.Add((&differ{}).patch(old, program(newRand(1), 500, 9), nil), 500)
+	d := newDiffer(len(old), 500)
+	f.Add(d.patch(old, program(newRand(1), 500, 9), nil), 500)
 	f.Add([]byte{}, 0)
 	f.Add([]byte{3, 5, 0, 1, 1, 2, 3, 4, 5}, 5)
 	f.Add([]byte{12, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0, 0}, 5)
