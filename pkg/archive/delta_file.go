@@ -270,7 +270,7 @@ func (e *damagedDelta) Unwrap() []error { return []error{ErrDamaged, e.err} }
 // NewDeltaReader opens a delta of size bytes that is read through r, as OpenDelta
 // does.
 func NewDeltaReader(r io.ReaderAt, size int64) (*Delta, error) {
-	d := &Delta{b: &Bundle{r: r, size: size, close: func() error { return nil }, blobs: map[string]blob{}}}
+	d := &Delta{b: newBundle(r, size)}
 	if err := d.read(); err != nil {
 		return nil, DamagedDelta("open delta", err)
 	}
@@ -303,6 +303,23 @@ func (d *Delta) read() error {
 		return err
 	}
 	return d.b.checkEnd(d.b.end, seen)
+}
+
+// Check opens a bundle or a delta of size bytes and checks all but the content
+// of its blobs.
+func Check(r io.ReaderAt, size int64) error {
+	b, err := NewReader(r, size)
+	if err == nil {
+		return b.Close()
+	}
+	if !errors.Is(err, ErrDelta) {
+		return err
+	}
+	d, err := NewDeltaReader(r, size)
+	if err != nil {
+		return err
+	}
+	return d.Close()
 }
 
 // Close closes the file.

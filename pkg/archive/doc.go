@@ -11,6 +11,9 @@
 // A signed bundle ends with one more entry, signatures.json, which nothing else
 // covers: see Sign.
 //
+// A delta is such a tar too, and holds what one bundle has and another has not:
+// see pkg/archive/delta. Open refuses it with the command that applies it.
+//
 // Images are in it exactly as upstream published them: the manifest of one
 // platform, byte for byte, with its configuration and layers. Binaries and OS
 // packages are OCI artifacts with media types of ours, one per component and

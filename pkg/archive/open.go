@@ -74,7 +74,7 @@ func Open(path string) (*Bundle, error) {
 
 // NewReader opens a bundle of size bytes that is read through r, as Open does.
 func NewReader(r io.ReaderAt, size int64) (*Bundle, error) {
-	b := &Bundle{r: r, size: size, close: func() error { return nil }, blobs: map[string]blob{}, stored: map[string]Item{}, codec: sync.OnceValues(frames.New)}
+	b := newBundle(r, size)
 	seen, err := b.readBody()
 	if err == nil {
 		err = b.readEnd(seen)
@@ -86,6 +86,10 @@ func NewReader(r io.ReaderAt, size int64) (*Bundle, error) {
 		return nil, &fault.Error{Op: "open bundle", Code: fault.Bundle, Hint: hintDamaged, Err: fmt.Errorf("%w: %w", ErrDamaged, err)}
 	}
 	return b, nil
+}
+
+func newBundle(r io.ReaderAt, size int64) *Bundle {
+	return &Bundle{r: r, size: size, close: func() error { return nil }, blobs: map[string]blob{}, stored: map[string]Item{}, codec: sync.OnceValues(frames.New)}
 }
 
 // Close closes the file. Readers of blobs that are still open fail from then on.

@@ -1,6 +1,9 @@
 package archive
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // Has reports whether a blob is in the bundle.
 func (b *Bundle) Has(digest string) bool {
@@ -28,6 +31,11 @@ func (m *Manifest) Contents() []Descriptor {
 		}
 	}
 	return out
+}
+
+// Holds reports whether the item consists of a blob, among others.
+func (it Item) Holds(digest string) bool {
+	return slices.ContainsFunc(it.descriptors(), func(d Descriptor) bool { return d.Digest == digest })
 }
 
 // Predecessors finds, for the blobs of to that from has not, the blob of from

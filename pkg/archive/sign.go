@@ -217,7 +217,7 @@ type tailFile interface {
 }
 
 func sign(f tailFile, size int64, key PrivateKey) (string, []Signature, error) {
-	b := &Bundle{r: f, size: size, close: func() error { return nil }, blobs: map[string]blob{}}
+	b := newBundle(f, size)
 	seen, err := b.readBody()
 	if err == nil {
 		if err = b.readEnd(seen); err != nil && size-b.end <= maxTail {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/kocli/kocli/pkg/archive"
@@ -179,7 +178,7 @@ func (a *applier) missing(m *archive.Manifest) error {
 		}
 		one := Missing{Digest: d.Digest}
 		for _, it := range m.Items {
-			if it.Digest == d.Digest || slices.ContainsFunc(it.Blobs, func(x archive.Descriptor) bool { return x.Digest == d.Digest }) {
+			if it.Holds(d.Digest) {
 				one.Items = append(one.Items, it.Label())
 			}
 		}

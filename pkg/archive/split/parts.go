@@ -1,5 +1,5 @@
-// Package split cuts a bundle into parts for media that are smaller, and joins
-// them again. It must not import anything that stands above pkg/archive.
+// Package split cuts a bundle or a delta into parts for media that are smaller,
+// and joins them again. It must not import anything that stands above pkg/archive.
 package split
 
 import (

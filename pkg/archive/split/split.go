@@ -20,20 +20,33 @@ import (
 
 const copySize = 1 << 20 // bytes of the buffer of copies
 
-// Split cuts the bundle at path into parts of size bytes, in dir: NAME.001 and
+// open opens a bundle or a delta as the file that it is, and checks it.
+func open(path string) (*os.File, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, &fault.Error{Op: "open", Code: fault.Bundle, Hint: "give the path of a bundle; `kocli bundle build` makes one", Err: err}
+	}
+	st, err := f.Stat()
+	if err == nil {
+		err = archive.Check(f, st.Size())
+	}
+	if err != nil {
+		return nil, 0, errors.Join(&fault.Error{Op: "open " + path, Code: fault.Bundle, Err: err}, f.Close())
+	}
+	return f, st.Size(), nil
+}
+
+// Split cuts the bundle or delta at path into parts of size bytes, in dir: NAME.001 and
 // so on, and NAME.parts.json, which is written last. Each file is whole or
 // absent; the same call repeats what was interrupted. each, where it is not
 // nil, is told the bytes done of the total. It returns the path of the parts
 // file.
 func Split(ctx context.Context, path, dir string, size int64, each func(done, total int64)) (file string, p *Parts, err error) {
-	b, err := archive.Open(path)
+	in, whole, err := open(path)
 	if err != nil {
 		return "", nil, err
 	}
-	whole := b.Size()
-	if err := b.Close(); err != nil {
-		return "", nil, err
-	}
+	defer func() { _ = in.Close() }()
 	p = &Parts{Format: formatVersion, Name: filepath.Base(path), Size: whole, PartSize: size}
 	if size <= 0 || (whole-1)/size >= maxParts {
 		return "", nil, fault.New(fault.Usage, "choose a larger --size", fmt.Errorf("%d bytes in parts of %d are not 1 to %d parts", whole, size, maxParts))
@@ -44,11 +57,6 @@ func Split(ctx context.Context, path, dir string, size int64, each func(done, to
 	if err := space(dir, whole); err != nil {
 		return "", nil, err
 	}
-	in, err := os.Open(path)
-	if err != nil {
-		return "", nil, err
-	}
-	defer func() { _ = in.Close() }()
 	c := copier{ctx: ctx, buf: make([]byte, copySize), whole: sha256.New(), total: whole, each: each}
 	for off := int64(0); off < whole; off += size {
 		part := Part{Name: partName(p.Name, len(p.Parts)), Size: min(size, whole-off)}
@@ -131,11 +139,7 @@ func Join(ctx context.Context, from, out string, each func(done, total int64)) (
 		if err := joinInto(ctx, f, p, dir, each); err != nil {
 			return err
 		}
-		b, err := archive.NewReader(f, p.Size)
-		if err != nil {
-			return err
-		}
-		return b.Close()
+		return archive.Check(f, p.Size)
 	})
 	return out, p, failed("join", err)
 }
