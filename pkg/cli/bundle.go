@@ -31,7 +31,7 @@ in a tar, and every byte of it is covered by a digest.`,
   kocli bundle verify kocli-v1.36.3-amd64.tar`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage(cmd, errors.New("what to do is missing: init, versions, build, inspect, verify or push"))
+			return usage(cmd, errors.New("what to do is missing: init, versions, build, inspect, verify, sign, diff, split, delta or push"))
 		},
 	}
 	cmd.AddCommand(a.bundleInitCommand(), a.bundleVersionsCommand(), a.bundleBuildCommand(), a.bundleInspectCommand(), a.bundleVerifyCommand(),
