@@ -171,16 +171,20 @@ func (l *link) sendJSON(kind byte, v any) error {
 
 // wakeAt has the kernel wake this process only when so many bytes have come: a
 // frame is not read in many small pieces.
-func (l *link) wakeAt(n int) {
+func (l *link) wakeAt(n int) error {
 	c, ok := l.conn.(*net.TCPConn)
 	if !ok {
-		return
+		return nil
 	}
-	if raw, err := c.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { // it is only slower without
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, min(n, frameMax))
-		})
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, min(n, frameMax))
+	})
+	return errors.Join(err, failed)
 }
 
 // receive reads the next frame. The body is valid until the next call.
@@ -190,8 +194,6 @@ func (l *link) receive() (kind byte, body []byte, err error) {
 		return 0, nil, err
 	}
 	n := int(binary.BigEndian.Uint32(head[:]))
-	defer l.wakeAt(1)
-	l.wakeAt(n)
 	if n < 1+l.in.Overhead() || n > frameMax {
 		return 0, nil, fmt.Errorf("a frame of %d bytes", n)
 	}
@@ -199,7 +201,13 @@ func (l *link) receive() (kind byte, body []byte, err error) {
 		l.box = make([]byte, n, max(n, frameData+64))
 	}
 	l.box = l.box[:n]
+	if err := l.wakeAt(n); err != nil {
+		return 0, nil, err
+	}
 	if _, err := io.ReadFull(l.conn, l.box); err != nil {
+		return 0, nil, err
+	}
+	if err := l.wakeAt(1); err != nil {
 		return 0, nil, err
 	}
 	open, err := l.in.Open(l.box[:0], nonce(l.got), l.box, nil)
