@@ -5,7 +5,7 @@ set -euo pipefail
 
 declare -A packages=(
 	[build]='gcc libc6-dev libseccomp-dev pkg-config xz-utils gpgv curl ca-certificates systemd time openssl'
-	[lab]='debootstrap docker.io iptables iproute2 openssh-client util-linux'
+	[lab]='debootstrap docker.io iptables iproute2 openssh-client util-linux skopeo'
 )
 packages[all]="${packages[build]} ${packages[lab]}"
 packages[bench]="${packages[all]} rsync zstd" # the rivals

@@ -54,6 +54,9 @@ func Split(ctx context.Context, path, dir string, size int64, each func(done, to
 	if !nameForm.MatchString(p.Name) {
 		return "", nil, fault.New(fault.Usage, "rename the file: letters, digits and . _ + ~ - are allowed", fmt.Errorf("%q cannot be the name of parts", p.Name))
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", nil, failed("make the folder", err)
+	}
 	if err := space(dir, whole); err != nil {
 		return "", nil, err
 	}

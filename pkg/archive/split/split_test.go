@@ -273,8 +273,8 @@ func TestSplit_refuses(t *testing.T) {
 			t.Errorf("parts of %d bytes: %v", size, err)
 		}
 	}
-	if _, _, err := split.Split(t.Context(), path, filepath.Join(t.TempDir(), "none"), partSize, nil); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no folder: %v", err)
+	if _, _, err := split.Split(t.Context(), path, filepath.Join(path, "none"), partSize, nil); err == nil {
+		t.Error("a folder below a file: nothing was said")
 	}
 	if _, _, err := split.Split(t.Context(), t.TempDir(), t.TempDir(), partSize, nil); fault.CodeOf(err) != fault.Bundle {
 		t.Errorf("a folder: %v", err)
