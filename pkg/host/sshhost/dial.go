@@ -120,8 +120,10 @@ func connect(ctx context.Context, t Target, o Options) (*ssh.Client, []func() er
 	if err != nil {
 		return fail(err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	raw := conn
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
+	conn = coalesce(raw)
 	callback, algorithms := o.Keys.check(t.addr())
 	cfg := &ssh.ClientConfig{
 		User: t.User, Auth: auth, HostKeyCallback: callback, HostKeyAlgorithms: algorithms,
