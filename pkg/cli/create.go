@@ -118,6 +118,9 @@ func writeResult(w io.Writer, r *workflow.Result) {
 	for _, s := range r.Hosts {
 		sent += s.BytesSent
 	}
+	if r.Content != nil {
+		sent += r.Content.Direct
+	}
 	if r.Changed == 0 {
 		printf(w, "Cluster %s is as described: Kubernetes %s on %d nodes, nothing to change (%s).\n", r.Cluster, r.Kubernetes, r.Nodes, ui.Duration(r.Duration))
 	} else {

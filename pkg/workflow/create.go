@@ -40,6 +40,8 @@ type Cluster struct {
 	Payload   func(inventory.Node) payload.Payload
 	Kocli     KocliBinary
 	Clock     Clock
+	// pushed is told what the content phase cost.
+	pushed func(fanout.Report)
 	// OwnResolver says that a host has no resolver of its own that pods can use.
 	OwnResolver bool
 }
@@ -83,10 +85,11 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 	if !pushes(c.Inventory, c.Bundle) {
 		return phases, nil
 	}
-	push, err := c.contentPhase(fanout.Auto, nil)
+	push, err := c.contentPhase(fanout.Auto, c.pushed)
 	if err != nil {
 		return nil, err
 	}
+	phases[0].HeadStart = nil // the content waits for the agents of all
 	for i := range phases {
 		if slices.Contains(installing(), phases[i].Name) {
 			phases[i].Needs = append(slices.Clone(phases[i].Needs), push.Name)

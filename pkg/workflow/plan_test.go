@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -277,5 +278,57 @@ func TestCreate_noSecretInEventsOrPlans(t *testing.T) {
 	}
 	if !strings.Contains(said.String(), "controlplane/init") || keys == 0 {
 		t.Errorf("nothing was said at all, or there are no secrets: %d keys", keys)
+	}
+}
+
+// With many hosts, all of them get their content in one go, and nobody waits
+// for a head start that the others need too.
+func TestCreatePhases_ofManyHosts(t *testing.T) {
+	text, err := os.ReadFile("../../examples/cluster-three-hosts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(file, []byte(strings.TrimRight(string(text), "\n")+"\n    - name: host9\n      address: 192.168.10.99\n      roles: [worker]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, file)
+	b, err := archive.Open(archivetest.Write(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	l.cluster.Bundle = b
+	phases, err := l.cluster.CreatePhases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := map[string]bool{}
+	for _, p := range phases {
+		if p.HeadStart != nil {
+			t.Errorf("%s gives others a head start", p.Name)
+		}
+		after[p.Name] = slices.Contains(p.Needs, "content")
+	}
+	for _, name := range []string{"os", "runtime", "kubernetes", "images"} {
+		if !after[name] {
+			t.Errorf("%s does not wait for its content", name)
+		}
+	}
+	changes, err := l.compile(t, plan.Options{}).Preview(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range changes {
+		if c.Phase == "content" {
+			got = append(got, c.Object)
+			if c.Bytes == 0 {
+				t.Errorf("%s: nothing to send", c.Object)
+			}
+		}
+	}
+	if len(got) != len(l.inv.Nodes) {
+		t.Errorf("content for %v", got)
 	}
 }

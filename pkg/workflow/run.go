@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/preflight"
@@ -23,8 +24,11 @@ type Result struct {
 	Duration   time.Duration            `json:"durationNs"`
 	Phases     map[string]time.Duration `json:"phasesNs,omitempty"`
 	Hosts      map[string]Stats         `json:"hosts,omitempty"`
-	Kubeconfig string                   `json:"kubeconfig,omitempty"`
-	Log        string                   `json:"log,omitempty"`
+	// Content is what bringing content to all hosts at once cost; nil where each
+	// got its own.
+	Content    *fanout.Report `json:"content,omitempty"`
+	Kubeconfig string         `json:"kubeconfig,omitempty"`
+	Log        string         `json:"log,omitempty"`
 	// Order lists the phases as they run.
 	Order []string `json:"-"`
 }
@@ -46,6 +50,7 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
+	c.pushed = func(r fanout.Report) { res.Content = &r }
 	phases, err := c.CreatePhases()
 	if err != nil {
 		return res, err

@@ -7,6 +7,8 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 # shellcheck source=scripts/bench/push.sh
 . "$(dirname "$0")/push.sh"
+# shellcheck source=scripts/bench/bundle.sh
+. "$(dirname "$0")/bundle.sh"
 export kubernetes
 
 bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
@@ -73,7 +75,9 @@ make -C "$repo" --no-print-directory build >&2
 mkdir -p "$work"
 if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{print $1/1e6}')" MB 90; fi
 if wanted create.facts-of-100-hosts; then bench_hosts; fi
-if wanted create || wanted push; then bundle_build "$bundle" >&2; fi
+bundle_build "$bundle" >&2
+if wanted verify; then bench_verify; fi
+if wanted build.bundle; then bench_build; fi
 if wanted create; then bench_create; fi
 if wanted push.full; then bench_push_full; fi
 if wanted push.shaped; then bench_push_shaped; fi

@@ -47,10 +47,11 @@ type Options struct {
 
 // Report says what a push cost.
 type Report struct {
-	Sent    int64            `json:"sentBytes"` // that left the operator's machine
-	Missing map[string]int64 `json:"missing"`   // bytes that each host lacked
-	Links   int              `json:"links"`     // between hosts, first and later ones
-	Moved   int              `json:"moved"`     // links that were made anew
+	Sent    int64            `json:"sentBytes"`   // that left the operator's machine
+	Direct  int64            `json:"directBytes"` // of these, not through SSH
+	Missing map[string]int64 `json:"missing"`     // bytes that each host lacked
+	Links   int              `json:"links"`       // between hosts, first and later ones
+	Moved   int              `json:"moved"`       // links that were made anew
 }
 
 // push is a push that runs.
@@ -62,6 +63,7 @@ type push struct {
 	topo    *topology
 	notes   chan note
 	sent    atomic.Int64
+	direct  atomic.Int64
 	report  Report
 	wg      sync.WaitGroup
 	running bool // links are made
@@ -89,7 +91,7 @@ func Push(ctx context.Context, o Options) (Report, error) {
 	err := p.loop(ctx)
 	cancel() // what still runs was asked to end, and has ended; or the push failed
 	p.drain()
-	p.report.Sent = p.sent.Load()
+	p.report.Sent, p.report.Direct = p.sent.Load(), p.direct.Load()
 	return p.report, err
 }
 
@@ -336,7 +338,10 @@ func (p *push) feed(ctx context.Context, m *member) error {
 	if err != nil {
 		return errNoLink
 	}
-	return feed(ctx, l, p.src, func(n int) { p.sent.Add(int64(n)) })
+	return feed(ctx, l, p.src, func(n int) {
+		p.sent.Add(int64(n))
+		p.direct.Add(int64(n))
+	})
 }
 
 // lost finds another parent for a member, whose link to this one broke.

@@ -1,5 +1,6 @@
 // Command fill adds an image of random bytes to a bundle, so that benchmarks of
-// transfers have as much to transfer as they want.
+// transfers have as much to transfer as they want. "fill sha256 FILE" hashes a
+// file, which is what verifying is measured against.
 package main
 
 import (
@@ -20,6 +21,13 @@ import (
 const layers = 8
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "sha256" {
+		if err := sum(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) != 4 {
 		fmt.Fprintln(os.Stderr, "usage: fill BUNDLE MIB OUT")
 		os.Exit(2)
@@ -28,6 +36,17 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func sum(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, 1<<20))
+	fmt.Printf("%x\n", h.Sum(nil))
+	return errors.Join(err, f.Close())
 }
 
 // layer is random content that is the same every time.
