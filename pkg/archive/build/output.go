@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/fetch"
 	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/internal/atomicfile"
 )
 
 // finish writes the bundle and the lock.
@@ -133,44 +133,12 @@ func (c counting) WriteAt(p []byte, at int64) (int, error) {
 	return n, err
 }
 
-// partPath is where a file is written before it is whole.
-func partPath(path string) string {
-	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part")
-}
-
-// replaceFile replaces a file by what write writes: under another name first,
-// synced, then renamed. Whatever happens, path is the old or the new file. What
-// a killed process left is written over; a running one is noticed.
-func replaceFile(path string, write func(*os.File) error) (err error) {
-	f, err := fetch.LockFile(partPath(path))
-	if err != nil {
-		return err
+// replaceFile replaces a file by what write writes: path is the old or the whole
+// new file, whatever happens.
+func replaceFile(path string, write func(*os.File) error) error {
+	err := atomicfile.Replace(path, write)
+	if errors.Is(err, atomicfile.ErrBusy) {
+		return fault.New(fault.Locked, "wait until the other build has ended", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fetch.DiskError(err), os.Remove(f.Name()))
-		}
-		err = errors.Join(err, f.Close())
-	}()
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	if err := write(f); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return fetch.DiskError(err)
 }
