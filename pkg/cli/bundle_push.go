@@ -15,6 +15,7 @@ import (
 func (a *app) bundlePushCommand() *cobra.Command {
 	modes := []string{string(fanout.Auto), string(fanout.Chain), string(fanout.SSH)}
 	var mode string
+	var keys []string
 	cmd := &cobra.Command{
 		Use:   "push BUNDLE -f CLUSTER.yaml",
 		Short: "Bring the content of a bundle to the hosts, and install nothing",
@@ -33,21 +34,27 @@ copy leaves this machine. Hosts that cannot reach each other get theirs over SSH
 			if !slices.Contains(modes, mode) {
 				return usage(cmd, fmt.Errorf("--fan-out %s: write auto, chain or ssh", mode))
 			}
-			return a.bundlePush(cmd, args[0], fanout.Mode(mode))
+			return a.bundlePush(cmd, args[0], fanout.Mode(mode), keys)
 		},
 	}
 	cmd.Flags().StringVar(&mode, "fan-out", string(fanout.Auto), "how content reaches many hosts: auto, chain or `ssh`")
 	fixed(cmd, map[string][]string{"fan-out": modes})
+	keyFlag(cmd, &keys)
 	return cmd
 }
 
-func (a *app) bundlePush(cmd *cobra.Command, bundle string, mode fanout.Mode) error {
+func (a *app) bundlePush(cmd *cobra.Command, bundle string, mode fanout.Mode, keyFiles []string) error {
+	keys, err := publicKeys(keyFiles)
+	if err != nil {
+		return err
+	}
 	show := a.ui()
 	defer show.Close()
 	o, err := a.options(cmd, bundle, show)
 	if err != nil {
 		return err
 	}
+	o.Keys = keys
 	r, err := workflow.Push(cmd.Context(), o, mode)
 	if err != nil {
 		if r == nil {
