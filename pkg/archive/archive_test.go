@@ -132,8 +132,8 @@ func TestSelect_byRoleArchVersionAndCNI(t *testing.T) {
 	for _, c := range []struct{ name, got, want string }{
 		{"images of a worker", refs(archive.Filter{Role: archive.RoleWorker, Arch: "amd64"}), "flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 kube-proxy:v1.36.3 pause:3.10.2"},
 		{"nothing for another architecture", refs(archive.Filter{Arch: "arm64"}), ""},
-		{"files of a worker", names(b.Files(archive.Filter{Role: archive.RoleWorker})), "bridge loopback containerd containerd-shim-runc-v2 ctr runc kubeadm kubelet kocli"},
-		{"packages of Debian 12", names(b.Packages("debian", "12", archive.Filter{Arch: "amd64"})), "conntrack libmnl0 socat"},
+		{"files of a worker", names(b.Files(archive.Filter{Role: archive.RoleWorker})), "bridge host-local loopback portmap containerd containerd-shim-runc-v2 ctr runc kubeadm kubelet kocli"},
+		{"packages of Debian 12", names(b.Packages("debian", "12", archive.Filter{Arch: "amd64"})), "conntrack ebtables ethtool iptables libmnl0 nftables socat"},
 		{"packages of another release", names(b.Packages("debian", "13", archive.Filter{})), ""},
 	} {
 		a, w := strings.Fields(c.got), strings.Fields(c.want)

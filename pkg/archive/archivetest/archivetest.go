@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/kocli/kocli/pkg/archive"
@@ -46,9 +47,13 @@ func (c Content) Open(digest string) (io.ReadCloser, error) {
 
 // Image stores an image with the given layers and returns its item.
 func (c Content) Image(ref string, role archive.Role, layers ...[]byte) archive.Item {
+	return c.image(Arch, ref, role, layers...)
+}
+
+func (c Content) image(arch, ref string, role archive.Role, layers ...[]byte) archive.Item {
 	const manifestType = "application/vnd.oci.image.manifest.v1+json"
 	config := c.Put("application/vnd.oci.image.config.v1+json",
-		[]byte(fmt.Sprintf(`{"architecture":%q,"os":"linux","author":%q,"rootfs":{"type":"layers","diff_ids":[]}}`, Arch, ref)))
+		[]byte(fmt.Sprintf(`{"architecture":%q,"os":"linux","author":%q,"rootfs":{"type":"layers","diff_ids":[]}}`, arch, ref)))
 	blobs := []archive.Descriptor{config}
 	for _, l := range layers {
 		blobs = append(blobs, c.Put("application/vnd.oci.image.layer.v1.tar+gzip", l))
@@ -59,7 +64,7 @@ func (c Content) Image(ref string, role archive.Role, layers ...[]byte) archive.
 	}
 	blobs = append([]archive.Descriptor{c.Put(manifestType, raw)}, blobs...)
 	return archive.Item{
-		Kind: archive.KindImage, Name: ref, Arch: Arch, Role: role, Digest: blobs[0].Digest, Size: archive.ImageSize(blobs),
+		Kind: archive.KindImage, Name: ref, Arch: arch, Role: role, Digest: blobs[0].Digest, Size: archive.ImageSize(blobs),
 		Blobs: blobs, Licence: "Apache-2.0", Source: ref,
 	}
 }
@@ -129,7 +134,9 @@ func Release(version string) (*archive.Manifest, Content) {
 		{archive.KindBinary, "containerd-shim-runc-v2", "containerd", "2.2.9", "containerd-shim-runc-v2", archive.RoleAll},
 		{archive.KindBinary, "ctr", "containerd", "2.2.9", "ctr", archive.RoleAll},
 		{archive.KindBinary, "bridge", "cni-plugins", "1.9.1", "bridge", archive.RoleAll},
+		{archive.KindBinary, "host-local", "cni-plugins", "1.9.1", "host-local", archive.RoleAll},
 		{archive.KindBinary, "loopback", "cni-plugins", "1.9.1", "loopback", archive.RoleAll},
+		{archive.KindBinary, "portmap", "cni-plugins", "1.9.1", "portmap", archive.RoleAll},
 		{archive.KindKocli, "kocli", "kocli", "v0.0.0-test", "kocli", archive.RoleAll},
 	} {
 		content := x.file
@@ -143,7 +150,7 @@ func Release(version string) (*archive.Manifest, Content) {
 		}
 		items = append(items, it)
 	}
-	for _, name := range []string{"conntrack", "socat", "libmnl0"} {
+	for _, name := range []string{"conntrack", "socat", "ethtool", "iptables", "nftables", "ebtables", "libmnl0"} {
 		it := c.File(archive.KindPackage, name, "1.0-1", name+"_1.0-1_amd64.deb", archive.RoleAll, layer(name))
 		it.Package = &archive.Package{Distribution: "debian", Release: "12", Name: name, Architecture: Arch}
 		if name == "libmnl0" {
@@ -163,6 +170,25 @@ func Release(version string) (*archive.Manifest, Content) {
 		Distributions: []archive.Distribution{{ID: "debian", Version: "12"}},
 		Items:         items,
 	}, c
+}
+
+// AddArch gives a manifest another architecture: everything that it has of Arch,
+// with contents of its own, none of them compressed.
+func AddArch(m *archive.Manifest, c Content, arch string) {
+	m.Architectures = append(m.Architectures, arch)
+	for _, it := range slices.Clone(m.Items) {
+		if it.Arch != Arch {
+			continue
+		}
+		data := []byte(it.Name + " " + it.Version + " for " + arch)
+		if it.Kind == archive.KindImage {
+			it = c.image(arch, it.Name, it.Role, c[it.Blobs[2].Digest], data)
+		} else {
+			d := c.Put("", data)
+			it.Arch, it.Digest, it.Size, it.Stored = arch, d.Digest, d.Size, nil
+		}
+		m.Items = append(m.Items, it)
+	}
 }
 
 // Write writes the sample into a folder of the test and returns its path.

@@ -31,7 +31,7 @@ func packages(t *testing.T) []payload.Package {
 	}
 	t.Cleanup(func() { _ = b.Close() })
 	p := payload.For(b, payload.Target{Kubernetes: archivetest.Kubernetes, Arch: archivetest.Arch, CNI: "flannel", Distribution: "debian", Release: "12"}).Packages()
-	if len(p) != 3 {
+	if len(p) != 7 {
 		t.Fatalf("%d packages", len(p))
 	}
 	return p
@@ -83,7 +83,7 @@ func TestSteps_leaveAloneWhatIsThere(t *testing.T) {
 	m := hosttest.OS(hosttest.New("cp-1"))
 	m.Write("/proc/swaps", 0o444, "Filename Type Size Used Priority\n")
 	m.Write("/etc/fstab", 0o644, "# /dev/sda2 none swap sw 0 0\nUUID=1 / ext4 defaults 0 1\n")
-	for _, p := range []string{"conntrack", "socat", "libmnl0"} {
+	for _, p := range []string{"conntrack", "socat", "ethtool", "iptables", "nftables", "ebtables", "libmnl0"} {
 		m.Write("/var/lib/dpkg/info/"+p+".list", 0o644, "")
 	}
 	for _, s := range []plan.Step{osprep.Swap(), osprep.Packages(packages(t)), osprep.Packages(nil), osprep.ResolvConf([]string{"10.0.0.53"})} {
