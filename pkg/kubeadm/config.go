@@ -70,19 +70,19 @@ func Init(inv *inventory.Inventory, node inventory.Node, o InitOptions) ([]byte,
 	}
 	over := inv.Spec.Kubernetes.Overrides
 	at := overridesPath()
-	docs := []document{
-		{&v1beta4.InitConfiguration{}, ic, over.InitConfiguration, at.Child("initConfiguration")},
-		{&v1beta4.ClusterConfiguration{}, clusterConfiguration(inv), over.ClusterConfiguration, at.Child("clusterConfiguration")},
-	}
+	docs := []document{{&v1beta4.InitConfiguration{}, ic, over.InitConfiguration, at.Child("initConfiguration")}, clusterDocument(inv)}
 	return render(append(docs, componentConfigs(inv)...)...)
 }
 
 // ClusterConfig returns the documents of Init that do not depend on a node and
 // hold no secret: what is compared and uploaded when settings change.
 func ClusterConfig(inv *inventory.Inventory) ([]byte, error) {
-	docs := []document{{&v1beta4.ClusterConfiguration{}, clusterConfiguration(inv),
-		inv.Spec.Kubernetes.Overrides.ClusterConfiguration, overridesPath().Child("clusterConfiguration")}}
-	return render(append(docs, componentConfigs(inv)...)...)
+	return render(append([]document{clusterDocument(inv)}, componentConfigs(inv)...)...)
+}
+
+func clusterDocument(inv *inventory.Inventory) document {
+	return document{&v1beta4.ClusterConfiguration{}, clusterConfiguration(inv),
+		inv.Spec.Kubernetes.Overrides.ClusterConfiguration, overridesPath().Child("clusterConfiguration")}
 }
 
 // Discovery returns the content of DiscoveryPath: the API's address and CA. A

@@ -29,20 +29,9 @@ type document struct {
 func render(docs ...document) ([]byte, error) {
 	var out [][]byte
 	for _, d := range docs {
-		if faults := strict(d.over, reflect.New(reflect.TypeOf(d.into).Elem()).Interface(), d.path); len(faults) > 0 {
-			return nil, faults.ToAggregate()
-		}
-		ours, err := toObject(d.ours)
+		merged, err := d.merged()
 		if err != nil {
 			return nil, err
-		}
-		zero, err := toObject(d.into)
-		if err != nil {
-			return nil, err
-		}
-		merged := merge(prune(ours, zero), d.over)
-		if faults := strict(merged, d.into, d.path); len(faults) > 0 {
-			return nil, faults.ToAggregate()
 		}
 		y, err := yaml.Marshal(merged)
 		if err != nil {
@@ -51,6 +40,23 @@ func render(docs ...document) ([]byte, error) {
 		out = append(out, y)
 	}
 	return bytes.Join(out, []byte("---\n")), nil
+}
+
+// merged is the document as an object. Into has its fields afterwards.
+func (d document) merged() (v1alpha1.Object, error) {
+	if faults := strict(d.over, reflect.New(reflect.TypeOf(d.into).Elem()).Interface(), d.path); len(faults) > 0 {
+		return nil, faults.ToAggregate()
+	}
+	ours, err := toObject(d.ours)
+	if err != nil {
+		return nil, err
+	}
+	zero, err := toObject(d.into)
+	if err != nil {
+		return nil, err
+	}
+	out := merge(prune(ours, zero), d.over)
+	return out, strict(out, d.into, d.path).ToAggregate()
 }
 
 func toObject(v any) (v1alpha1.Object, error) {
