@@ -173,43 +173,6 @@ func (a *app) writeInspection(in archive.Inspection) error {
 	return err
 }
 
-func (a *app) bundleVerifyCommand() *cobra.Command {
-	var keys []string
-	cmd := &cobra.Command{
-		Use:   "verify BUNDLE [--key NAME.pub]",
-		Short: "Check every byte of a bundle against its digest",
-		Long: `Reads the whole file. A bundle that is damaged, cut off, or holds anything that it
-does not list is refused with exit code 6. create checks what it sends by itself.
-
-With --key it is refused too when none of the keys has signed it.`,
-		Example: `  kocli bundle verify kocli-v1.36.3-amd64.tar
-  kocli bundle verify kocli-v1.36.3-amd64.tar --key kocli-bundle.pub`,
-		Args: oneArg("the bundle's file"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := openBundle(args[0], keys)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = b.Close() }()
-			show := a.ui()
-			defer show.Close()
-			if err := b.Verify(cmd.Context(), func(done, total int64) { show.Progress("verify", done, total) }); err != nil {
-				return err
-			}
-			v := map[string]any{"bundle": args[0], "digest": b.Digest(), "bytes": b.Size(), "ok": true, "signatureVerified": len(keys) > 0}
-			return a.result(fault.OK, v, func() error {
-				printf(a.Out, "%s is whole: %s, %d items\nDigest: %s\n", args[0], ui.Bytes(b.Size()), len(b.Manifest().Items), b.Digest())
-				if len(keys) > 0 {
-					printf(a.Out, "It is signed by a key of --key.\n")
-				}
-				return nil
-			})
-		},
-	}
-	keyFlag(cmd, &keys)
-	return cmd
-}
-
 // table returns a plain table on stdout.
 func (a *app) table(columns ...any) table.Writer {
 	t := table.NewWriter()

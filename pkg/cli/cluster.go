@@ -57,7 +57,7 @@ func (a *app) options(cmd *cobra.Command, bundle string, show *ui.UI) (workflow.
 	file, more := workflow.KnownHosts(a.home)
 	keys := &sshhost.KnownHosts{File: file, More: more, Accept: sshhost.AcceptBy(a.acceptKey(cmd.Context()))}
 	return workflow.Options{
-		Home: a.home, Command: cmd.CommandPath() + " -f " + a.file, Inventory: inv, SpecYAML: raw, Bundle: bundle,
+		Home: a.home, Command: cmd.CommandPath() + " -f " + a.file, Inventory: inv, SpecFile: a.file, SpecYAML: raw, Bundle: bundle,
 		SSH: sshhost.Options{Keys: keys}, Secrets: &config.Secrets{Prompt: a.askSecret},
 		Observer: show, Version: a.build.Version, Clock: workflow.Clock{Now: a.now},
 	}, nil

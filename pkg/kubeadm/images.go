@@ -40,7 +40,7 @@ func Images(inv *inventory.Inventory, components map[string]string) ([]Image, er
 		}
 		pause = images.GetGenericImage(cfg.ImageRepository, "pause", components["pause"])
 	}
-	out := []Image{{pause, "sandbox of every pod", false}}
+	out := []Image{{pause, "sandbox of pods", false}}
 	for _, name := range []string{constants.KubeAPIServer, constants.KubeControllerManager, constants.KubeScheduler} {
 		out = append(out, Image{images.GetKubernetesImage(name, cfg), "static pod " + name, true})
 	}

@@ -44,10 +44,13 @@ func (p Payload) filter() archive.Filter {
 	return archive.Filter{Role: role, Arch: p.target.Arch, Kubernetes: p.target.Kubernetes, CNI: p.target.CNI}
 }
 
+// Items returns all that the node needs.
+func (p Payload) Items() []archive.Item { return p.bundle.Items(p.filter()) }
+
 // Binaries returns the executables of a component as files in a folder.
 func (p Payload) Binaries(component, dir string) ([]host.File, error) {
 	var out []host.File
-	for _, it := range p.bundle.Items(p.filter()) {
+	for _, it := range p.Items() {
 		if it.Kind == archive.KindBinary && it.Component == component {
 			out = append(out, p.file(it, path.Join(dir, it.Name), 0o755))
 		}
@@ -60,7 +63,7 @@ func (p Payload) Binaries(component, dir string) ([]host.File, error) {
 
 // Kocli returns the kocli of the bundle for the node's architecture.
 func (p Payload) Kocli(dst string) (host.File, bool) {
-	for _, it := range p.bundle.Items(p.filter()) {
+	for _, it := range p.Items() {
 		if it.Kind == archive.KindKocli {
 			return p.file(it, dst, 0o755), true
 		}
@@ -78,7 +81,7 @@ type Package struct {
 // asked for, and all that they need.
 func (p Payload) Packages() []Package {
 	var out []Package
-	for _, it := range p.bundle.Items(p.filter()) {
+	for _, it := range p.Items() {
 		if it.Package == nil || it.Package.Distribution != p.target.Distribution || it.Package.Release != p.target.Release {
 			continue
 		}
@@ -137,7 +140,7 @@ func missing(what string) error {
 // BinaryBytes is the size of all executables that the node gets.
 func (p Payload) BinaryBytes() int64 {
 	var n int64
-	for _, it := range p.bundle.Items(p.filter()) {
+	for _, it := range p.Items() {
 		if it.Kind == archive.KindBinary || it.Kind == archive.KindKocli {
 			n += it.Size
 		}

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/state"
+	"github.com/kocli/kocli/pkg/workflow/closure"
 )
 
 // Result is what a run did. Its JSON is stable.
@@ -98,7 +100,8 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 	return c, s.sameCluster(ctx, c.Facts)
 }
 
-// examine asks the hosts what they are, and runs the preflight checks.
+// examine asks the hosts what they are, runs the preflight checks, and proves
+// that the bundle has all that they will ask for.
 func (s *Session) examine(ctx context.Context) (*Cluster, error) {
 	facts, err := s.Facts(ctx)
 	if err != nil {
@@ -112,7 +115,32 @@ func (s *Session) examine(ctx context.Context) (*Cluster, error) {
 	if err := preflight.Refusal(findings); err != nil {
 		return nil, err
 	}
-	return s.cluster(facts)
+	c, err := s.cluster(facts)
+	if err != nil {
+		return nil, err
+	}
+	return c, s.closed(c)
+}
+
+// closed refuses a bundle that lacks something.
+func (s *Session) closed(c *Cluster) error {
+	if s.bundle == nil {
+		return nil
+	}
+	cat, err := catalogue.Embedded()
+	if err != nil {
+		return err
+	}
+	in := closure.Input{Inventory: s.inv, Bundle: s.bundle, Catalogue: cat, Kocli: c.Kocli.Arch}
+	for _, n := range s.inv.Nodes {
+		f := c.Facts[n.Name]
+		in.Hosts = append(in.Hosts, closure.Host{Arch: f.Arch, ControlPlane: n.ControlPlane, Distribution: f.OS.ID, Release: f.OS.Version})
+	}
+	r, err := closure.Check(in)
+	if err != nil {
+		return err
+	}
+	return r.Refusal(s.o.Bundle, s.o.SpecFile)
 }
 
 // tell reports findings, those that many hosts share once.

@@ -43,6 +43,7 @@ type Options struct {
 	Home      string
 	Command   string // as typed, for the lock and the log
 	Inventory *inventory.Inventory
+	SpecFile  string // the cluster YAML, for hints
 	SpecYAML  []byte
 	Bundle    string              // path; empty where none is needed
 	Keys      []archive.PublicKey // one of them has to have signed the bundle, where there are any

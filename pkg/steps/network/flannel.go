@@ -31,8 +31,14 @@ func Flannel(inv *inventory.Inventory, p payload.Payload, api kube.API) (plan.St
 	return applied("network/flannel", manifest, api)
 }
 
+// Images finds the full reference of an image by the last word of its
+// repository, as payload.Payload does.
+type Images interface {
+	Image(name string) (string, error)
+}
+
 // FlannelManifest renders flannel for a cluster.
-func FlannelManifest(inv *inventory.Inventory, p payload.Payload) ([]byte, error) {
+func FlannelManifest(inv *inventory.Inventory, p Images) ([]byte, error) {
 	image, err := p.Image("flannel")
 	if err != nil {
 		return nil, err

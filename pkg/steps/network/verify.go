@@ -43,16 +43,21 @@ func BinDir() string { return path.Join(ledger.Root(), "bin") }
 // that DNS, the other pods and services answer. The proof is kept with the
 // identity of the nodes it holds for, so it is made again when one is new.
 func Verify(inv *inventory.Inventory, p payload.Payload, api kube.API) (plan.Step, error) {
-	pause, err := p.Image("pause")
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := render.File(manifests.FS, "netcheck.yaml", map[string]string{"PauseImage": pause, "BinDir": BinDir()})
+	manifest, err := NetcheckManifest(p)
 	if err != nil {
 		return nil, err
 	}
 	v := verifier{inv: inv, manifest: manifest, api: api}
 	return converge.Func{Name: "network/verify", CheckFn: v.check, ApplyFn: v.apply}, nil
+}
+
+// NetcheckManifest renders the pods that check the network.
+func NetcheckManifest(p Images) ([]byte, error) {
+	pause, err := p.Image("pause")
+	if err != nil {
+		return nil, err
+	}
+	return render.File(manifests.FS, "netcheck.yaml", map[string]string{"PauseImage": pause, "BinDir": BinDir()})
 }
 
 type verifier struct {

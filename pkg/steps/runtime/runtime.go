@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -162,6 +163,22 @@ func Config(spec v1alpha1.Containerd, pause string) ([]byte, error) {
 		return nil, fmt.Errorf("write containerd configuration: %w", err)
 	}
 	return append([]byte("# written by kocli; change spec.runtime.containerd in the cluster YAML instead\n"), out...), nil
+}
+
+// PinnedImages returns the images that a configuration names: the sandbox of
+// every pod.
+func PinnedImages(config []byte) ([]string, error) {
+	var c struct {
+		Plugins struct {
+			Images struct {
+				Pinned map[string]string `toml:"pinned_images"`
+			} `toml:"io.containerd.cri.v1.images"`
+		} `toml:"plugins"`
+	}
+	if err := toml.Unmarshal(config, &c); err != nil {
+		return nil, fmt.Errorf("read containerd configuration: %w", err)
+	}
+	return slices.Sorted(maps.Values(c.Plugins.Images.Pinned)), nil
 }
 
 // merge lays over on base: tables key by key, everything else as a whole; null
