@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -9,8 +10,10 @@ import (
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/archivetest"
 	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/payload"
+	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/probe"
 )
 
@@ -66,5 +69,42 @@ func TestClosed_refusesForTheHostsAsTheyAre(t *testing.T) {
 				t.Errorf("got %v, code %d, hint %q", err, fault.CodeOf(err), fault.HintOf(err))
 			}
 		})
+	}
+}
+
+// create, plan and push all look at the hosts first; the bundle is refused
+// there, and nothing was written.
+func TestExamine_refusesAnIncompleteBundle(t *testing.T) {
+	m, c := archivetest.Sample()
+	m.Items = slices.DeleteFunc(m.Items, func(it archive.Item) bool { return strings.Contains(it.Name, "/etcd:") })
+	var b bytes.Buffer
+	if _, _, err := archive.Write(&b, m, c.Open); err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := archive.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts, before := machines{}, map[string]string{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3", "worker-1"} {
+		hosts[n] = hosttest.OS(hosttest.New(n))
+		hosts[n].Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+			if argv[0] == "uname" {
+				return hosttest.Reply{Stdout: "6.1 x86_64\n"}, true
+			}
+			return hosttest.Reply{Code: 127}, argv[0] != "sh" && argv[0] != "find"
+		})
+		before[n] = strings.Join(hosts[n].Files(), " ")
+	}
+	s := session(t, hosts)
+	s.bundle, s.o.Observer, s.o.Ignore = bundle, quiet{}, preflight.Names()
+	_, err = s.examine(t.Context())
+	if fault.CodeOf(err) != fault.Bundle || !strings.Contains(err.Error(), "lacks image registry.k8s.io/etcd:3.6.8-0 (amd64)") {
+		t.Errorf("got %v, code %d", err, fault.CodeOf(err))
+	}
+	for name, h := range hosts {
+		if after := strings.Join(h.Files(), " "); after != before[name] {
+			t.Errorf("%s: files were %s, are %s", name, before[name], after)
+		}
 	}
 }
