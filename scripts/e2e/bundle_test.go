@@ -52,6 +52,19 @@ func Test10_theBundleAsAFile(t *testing.T) {
 	bundle(t, dir, 0, "sign", "kocli.tar", "--key", "site.key")
 	bundle(t, dir, 0, "verify", "kocli.tar", "--key", "site.pub")
 	bundle(t, dir, 6, "verify", "kocli.tar", "--key", "other.pub")
+	// Closed over what the journeys install, and not over what it was not built for.
+	bundle(t, dir, 0, "verify", "kocli.tar", "--closure", yaml(t, "root"))
+	text, err := os.ReadFile(yaml(t, "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Replace(text, []byte("version: v1.36.3"), []byte("version: v1.37.2"), 1)
+	if err := os.WriteFile(filepath.Join(dir, "other.yaml"), other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := bundle(t, dir, 6, "verify", "kocli.tar", "--closure", "other.yaml"); !strings.Contains(out, "v1.37.2") {
+		t.Errorf("what is missing is not named:\n%s", out)
+	}
 	if r := kocli(t, "root", "create", "--key", filepath.Join(dir, "other.pub")); r.code != 6 {
 		t.Errorf("create with an unsigned bundle and a key: %s", r)
 	}
