@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/kocli/kocli/pkg/archive/archivetest"
 	"github.com/kocli/kocli/pkg/host/hosttest/sshtest"
 )
 
@@ -29,6 +30,7 @@ func TestScripts(t *testing.T) {
 		"root": {Password: canary},
 		"ops":  {Password: canary, Sudo: sshtest.SudoPassword, SudoSecret: canary},
 	}})
+	registry := archivetest.Registry(t)
 	other := sshtest.Signer(t).PublicKey() // a key that the server does not have
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
@@ -38,6 +40,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("CANARY", canary)
 			e.Setenv("SSH_AUTH_SOCK", "")
+			e.Setenv("REGISTRY", registry)
 			e.Setenv("SSH_PORT", strconv.Itoa(server.Port))
 			e.Setenv("OTHER_KEY", other.Type()+" "+base64.StdEncoding.EncodeToString(other.Marshal()))
 			return nil
