@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -226,53 +225,3 @@ func numbers(v any) any {
 // image. The name can never exist (RFC 2606), and says in the error message
 // what is the matter.
 const Offline = "https://not-in-the-bundle.kocli.invalid"
-
-// registryFiles returns a hosts.toml for every mirrored registry, and the
-// default for all others: no registry is ever asked over the internet.
-func registryFiles(mirrors map[string]v1alpha1.Mirror) ([]host.File, error) {
-	type server struct {
-		Capabilities []string `toml:"capabilities"`
-		CA           string   `toml:"ca,omitempty"`
-	}
-	type hosts struct {
-		Server string            `toml:"server"`
-		Host   map[string]server `toml:"host,omitempty"`
-	}
-	var out []host.File
-	add := func(registry string, h hosts) error {
-		data, err := toml.Marshal(h)
-		if err != nil {
-			return err
-		}
-		out = append(out, host.Bytes(path.Join(certsDir, registry, "hosts.toml"), 0o644, append([]byte("# written by kocli\n"), data...)))
-		return nil
-	}
-	if err := add("_default", hosts{Server: Offline}); err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(mirrors))
-	for n := range mirrors {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		m := mirrors[n]
-		ca := ""
-		if m.CAFile != "" {
-			pem, err := os.ReadFile(m.CAFile)
-			if err != nil {
-				return nil, fmt.Errorf("spec.runtime.containerd.mirrors[%s].caFile: %w", n, err)
-			}
-			ca = path.Join(certsDir, n, "ca.crt")
-			out = append(out, host.Bytes(ca, 0o644, pem))
-		}
-		h := hosts{Server: Offline, Host: map[string]server{}}
-		for _, e := range m.Endpoints {
-			h.Host[e] = server{Capabilities: []string{"pull", "resolve"}, CA: ca}
-		}
-		if err := add(n, h); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}

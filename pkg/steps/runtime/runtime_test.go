@@ -213,7 +213,7 @@ func TestRegistries_neverAskTheInternet(t *testing.T) {
 	}
 	m := hosttest.OS(hosttest.New("n"))
 	spec := v1alpha1.Containerd{Mirrors: map[string]v1alpha1.Mirror{
-		"docker.io": {Endpoints: []string{"https://harbor.test/v2/docker.io", "http://second.test"}, CAFile: ca},
+		"docker.io": {Endpoints: []string{"https://harbor.test/v2/docker.io", "http://a.second.test"}, CAFile: ca},
 		"quay.io":   {Endpoints: []string{"https://harbor.test/v2/quay.io"}},
 	}}
 	if err := steps(t, bundle(t), spec)["runtime/config"].Apply(t.Context(), m); err != nil {
@@ -238,6 +238,19 @@ func TestRegistries_neverAskTheInternet(t *testing.T) {
 		if registry == "docker.io" && at(doc, "host", "https://harbor.test/v2/docker.io", "ca") != "/etc/containerd/certs.d/docker.io/ca.crt" {
 			t.Errorf("no CA in %s", text)
 		}
+	}
+	text, _ := m.Read("/etc/containerd/certs.d/docker.io/hosts.toml")
+	var doc map[string]any
+	if err := toml.Unmarshal([]byte(text), &doc); err != nil {
+		t.Fatal(err)
+	}
+	// A path is the API's root as it is; containerd would add /v2 to it. The
+	// order of the file is the order in which hosts are asked.
+	if at(doc, "host", "https://harbor.test/v2/docker.io", "override_path") != true || at(doc, "host", "http://a.second.test", "override_path") == true {
+		t.Errorf("paths of endpoints:\n%s", text)
+	}
+	if first, second := strings.Index(text, "harbor.test"), strings.Index(text, "a.second.test"); first < 0 || second < first {
+		t.Errorf("the order of endpoints is lost:\n%s", text)
 	}
 	if pem, _ := m.Read("/etc/containerd/certs.d/docker.io/ca.crt"); pem != "PEM" {
 		t.Errorf("the CA is %q", pem)
