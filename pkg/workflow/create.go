@@ -74,9 +74,10 @@ func (c *Cluster) API() kube.API {
 	}
 }
 
-// headStart is about as long as kubeadm init takes at the least, so it costs the
-// workers nothing.
-const headStart = 7 * time.Second
+// headStart is about as long as kubeadm init takes: the workers catch up while it
+// runs. On a slow machine, workers that come too early slow down the one host that
+// all of them wait for.
+const headStart = 15 * time.Second
 
 // CreatePhases are the phases of create, in order. With many hosts, content goes
 // to all of them at once before it is installed.
