@@ -21,11 +21,19 @@ var (
 func main() { os.Exit(run()) }
 
 func run() int {
-	// The first signal lets the run end in order; a second one ends it at once.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal()
 	defer stop()
-	context.AfterFunc(ctx, stop)
 	code := cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr},
 		cli.Build{Version: version, Commit: commit, Date: date}, time.Now)
 	return int(code)
+}
+
+// untilSignal returns a context that the first signal ends, so that the run ends in
+// order; a second signal ends the process at once. What comes within a second is
+// still the first: timeout(1) and others that pass a signal on deliver one Ctrl-C
+// several times.
+func untilSignal() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
+	return ctx, stop
 }

@@ -115,8 +115,11 @@ bench_push_resume() {
 }
 
 push_arrived() {
-	local i sum=0
-	for i in 1 2 3 4; do sum=$((sum + $("$lab" exec bench "host$i" -- sh -c 'du -sB1 --apparent-size /var/lib/kocli/content 2>/dev/null | cut -f1' || echo 0))); done
+	local i n sum=0
+	for i in 1 2 3 4; do
+		n=$("$lab" exec bench "host$i" -- sh -c 'du -sB1 --apparent-size /var/lib/kocli/content 2>/dev/null | cut -f1')
+		sum=$((sum + ${n:-0}))
+	done
 	echo "$sum"
 }
 
