@@ -2,34 +2,274 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/kubectl/pkg/drain"
 )
 
+// DrainOptions say how long pods are waited for.
+type DrainOptions struct {
+	// Timeout is how long the pods are given to leave.
+	Timeout time.Duration
+	// ForceAfter is when pods that are held by a disruption budget are deleted all
+	// the same; zero means never.
+	ForceAfter time.Duration
+	// Retry is how long a pod that may not be evicted yet is left alone; zero means
+	// two seconds.
+	Retry time.Duration
+	// Say is told what is waited for, each thing once; nil where nobody listens.
+	Say func(string)
+}
+
+// Cordon has no new pods placed on a node, or takes that back. It reports whether
+// there was anything to do.
+func (c *Client) Cordon(ctx context.Context, name string, cordon bool) (changed bool, err error) {
+	n, err := c.Node(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	if n == nil {
+		return false, fmt.Errorf("node %s is not in the cluster", name)
+	}
+	if n.Spec.Unschedulable == cordon {
+		return false, nil
+	}
+	if err := drain.RunCordonOrUncordon(&drain.Helper{Ctx: ctx, Client: c.Typed}, n, cordon); err != nil {
+		verb := "cordon"
+		if !cordon {
+			verb = "uncordon"
+		}
+		return false, fmt.Errorf("%s %s: %w", verb, name, err)
+	}
+	return true, nil
+}
+
 // Drain cordons a node and evicts its pods, as kubectl drain does: disruption
 // budgets are obeyed, DaemonSet pods stay, emptyDir data is lost. It gives up
-// after timeout; the node stays cordoned then.
-func (c *Client) Drain(ctx context.Context, name string, timeout time.Duration) error {
+// after the time-out, names what holds the pods, and uncordons the node where it
+// was Drain that cordoned it. A node that is not there is empty.
+func (c *Client) Drain(ctx context.Context, name string, o DrainOptions) error {
 	n, err := c.Node(ctx, name)
 	if err != nil || n == nil {
 		return err
 	}
-	h := &drain.Helper{
-		Ctx: ctx, Client: c.Typed, Force: true, GracePeriodSeconds: -1, IgnoreAllDaemonSets: true, DeleteEmptyDirData: true,
-		Timeout: timeout, Out: io.Discard, ErrOut: io.Discard,
+	cordoned, err := c.Cordon(ctx, name, true)
+	if err != nil {
+		return err
 	}
-	if err := drain.RunCordonOrUncordon(h, n, true); err != nil {
-		return fmt.Errorf("cordon %s: %w", name, err)
-	}
-	if err := drain.RunNodeDrain(h, name); err != nil {
+	if err := c.evict(ctx, name, o); err != nil {
+		if cordoned {
+			// Also where the run was interrupted: nobody else would.
+			_, back := c.Cordon(context.WithoutCancel(ctx), name, false)
+			err = errors.Join(err, back)
+		}
 		return fmt.Errorf("drain %s: %w", name, err)
 	}
 	return nil
+}
+
+// evict empties a node, and forces it where that was asked for.
+func (c *Client) evict(ctx context.Context, name string, o DrainOptions) error {
+	if o.Retry == 0 {
+		o.Retry = 2 * time.Second
+	}
+	h := &drain.Helper{
+		Ctx: ctx, Client: c.Typed, Force: true, GracePeriodSeconds: -1, IgnoreAllDaemonSets: true, DeleteEmptyDirData: true,
+		Timeout: o.Timeout, EvictErrorRetryDelay: o.Retry, Out: io.Discard, ErrOut: io.Discard,
+	}
+	stop := c.tellHeld(ctx, name, o)
+	defer stop()
+	forced := o.ForceAfter > 0 && o.ForceAfter < o.Timeout
+	if forced {
+		h.Timeout = o.ForceAfter
+	}
+	err := drain.RunNodeDrain(h, name)
+	if err == nil {
+		return nil
+	}
+	held, herr := c.Held(context.WithoutCancel(ctx), name)
+	if herr == nil && len(held) > 0 {
+		err = fmt.Errorf("%s", strings.Join(held, "; "))
+	}
+	if !forced || ctx.Err() != nil {
+		return err
+	}
+	if o.Say != nil {
+		o.Say(fmt.Sprintf("FORCED after %s, past disruption budgets: %v", o.ForceAfter, err))
+	}
+	h.Timeout, h.DisableEviction = o.Timeout-o.ForceAfter, true
+	return drain.RunNodeDrain(h, name)
+}
+
+// Drained reports whether a node takes no new pods and has none but those that go
+// with it. One that is not in the cluster has none.
+func (c *Client) Drained(ctx context.Context, name string) (bool, error) {
+	n, err := c.Node(ctx, name)
+	if err != nil || n == nil {
+		return err == nil, err
+	}
+	if !n.Spec.Unschedulable {
+		return false, nil
+	}
+	left, err := c.movable(ctx, name)
+	return len(left) == 0, err
+}
+
+// movable lists the pods of a node that do not go with it.
+func (c *Client) movable(ctx context.Context, node string) ([]string, error) {
+	l, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of %s: %w", node, err)
+	}
+	var out []string
+	for i := range l.Items {
+		if p := &l.Items[i]; !pinned(p) {
+			out = append(out, p.Namespace+"/"+p.Name)
+		}
+	}
+	return out, nil
+}
+
+// tellHeld says what holds pods, as it changes, until stop is called.
+func (c *Client) tellHeld(ctx context.Context, name string, o DrainOptions) (stop func()) {
+	if o.Say == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		last := ""
+		t := time.NewTicker(3 * o.Retry)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			held, err := c.Held(ctx, name)
+			if text := strings.Join(held, "; "); err == nil && text != last && text != "" {
+				o.Say("waiting: " + text)
+				last = text
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// Held says, a line each, which pods of a node are held by which disruption
+// budget, with its numbers.
+func (c *Client) Held(ctx context.Context, node string) ([]string, error) {
+	list, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of %s: %w", node, err)
+	}
+	budgets, err := c.Typed.PolicyV1().PodDisruptionBudgets("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list disruption budgets: %w", err)
+	}
+	var out []string
+	for i := range list.Items {
+		p := &list.Items[i]
+		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		for _, b := range budgets.Items {
+			sel, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+			if err != nil || b.Namespace != p.Namespace || !sel.Matches(labels.Set(p.Labels)) || b.Status.DisruptionsAllowed > 0 {
+				continue
+			}
+			out = append(out, fmt.Sprintf("pod %s/%s is held by PodDisruptionBudget %s (%d of %d healthy, %d wanted, no disruption allowed)",
+				p.Namespace, p.Name, b.Name, b.Status.CurrentHealthy, b.Status.ExpectedPods, b.Status.DesiredHealthy))
+		}
+	}
+	return out, nil
+}
+
+// Attached lists the volumes that are still attached to a node.
+func (c *Client) Attached(ctx context.Context, node string) ([]string, error) {
+	l, err := c.Typed.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list volume attachments: %w", err)
+	}
+	var out []string
+	for _, a := range l.Items {
+		if a.Spec.NodeName != node {
+			continue
+		}
+		name := a.Name
+		if v := a.Spec.Source.PersistentVolumeName; v != nil {
+			name = *v
+		}
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+// Detached waits until no volume is attached to a node.
+func (c *Client) Detached(ctx context.Context, node string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return Poll(ctx, time.Second, func(ctx context.Context) error {
+		left, err := c.Attached(ctx, node)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("still attached to %s: %s", node, strings.Join(left, ", "))
+		}
+		return err
+	})
+}
+
+// OutOfService tells the cluster that a node is down and will not come back as it
+// was: its pods are deleted and its volumes detached without waiting for its
+// kubelet.
+func OutOfService() corev1.Taint {
+	return corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute}
+}
+
+// Abandon marks a node as out of service, and waits until the cluster has freed
+// its pods, those of DaemonSets apart, and its volumes.
+func (c *Client) Abandon(ctx context.Context, name string, timeout time.Duration) error {
+	n, err := c.Node(ctx, name)
+	if err != nil || n == nil {
+		return err
+	}
+	if !hasTaint(n.Spec.Taints, OutOfService()) {
+		n.Spec.Taints = append(n.Spec.Taints, OutOfService())
+		if _, err := c.Typed.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{FieldManager: FieldManager}); err != nil {
+			return fmt.Errorf("taint node %s as out of service: %w", name, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err = Poll(ctx, time.Second, func(ctx context.Context) error {
+		left, err := c.movable(ctx, name)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("pods that the cluster has not freed yet: %s", strings.Join(left, ", "))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.Detached(ctx, name, timeout)
+}
+
+// pinned pods go with their node: static ones and those of DaemonSets.
+func pinned(p *corev1.Pod) bool {
+	if _, ok := p.Annotations[corev1.MirrorPodAnnotationKey]; ok {
+		return true
+	}
+	o := metav1.GetControllerOf(p)
+	return o != nil && o.Kind == "DaemonSet"
 }
 
 // DeleteNode takes a node out of the cluster.

@@ -33,6 +33,9 @@ import (
 // Cluster is what the phases of a workflow are made from.
 type Cluster struct {
 	Inventory *inventory.Inventory
+	// Seed is the control plane through which the cluster is reached, and where a
+	// new one starts.
+	Seed      inventory.Node
 	Facts     map[string]probe.Facts // by node
 	Dialer    plan.Dialer
 	Access    *kube.Access
@@ -54,18 +57,21 @@ type KocliBinary struct {
 	Arch   string // empty when it does not run on Linux
 }
 
-// API reaches the cluster through a control plane of the inventory.
-func (c *Cluster) API() kube.API {
+// API reaches the cluster through the seed.
+func (c *Cluster) API() kube.API { return c.through(c.Seed.Name) }
+
+// through reaches the cluster through a control plane.
+func (c *Cluster) through(node string) kube.API {
 	return kube.API{
 		Look: func(ctx context.Context) (*kube.Client, error) {
-			r, err := c.Dialer.Look(ctx, c.Inventory.Seed().Name)
+			r, err := c.Dialer.Look(ctx, node)
 			if err != nil {
 				return nil, err
 			}
 			return c.Access.Look(ctx, r)
 		},
 		Dial: func(ctx context.Context) (*kube.Client, error) {
-			h, err := c.Dialer.Dial(ctx, c.Inventory.Seed().Name)
+			h, err := c.Dialer.Dial(ctx, node)
 			if err != nil {
 				return nil, err
 			}
@@ -102,8 +108,9 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 // installPhases are the phases of create but for the one that sends content.
 func (c *Cluster) installPhases() []plan.Phase {
 	inv := c.Inventory
-	all, seed := inventory.Names(inv.Nodes), []string{inv.Seed().Name}
-	planes, workers := inventory.Names(inv.ControlPlanes())[1:], inventory.Names(inv.Workers())
+	all, seed := inventory.Names(inv.Nodes), []string{c.Seed.Name}
+	planes := slices.DeleteFunc(inventory.Names(inv.ControlPlanes()), func(n string) bool { return n == c.Seed.Name })
+	workers := inventory.Names(inv.Workers())
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
@@ -136,7 +143,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
 		// One after another: etcd takes one new member at a time.
 		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, inv.Seed().Name) }
+			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
 			return []plan.Step{controlplane.Shared(from), worker.Join(c.workerOptions(n))}, nil
 		})},
 		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
@@ -166,7 +173,7 @@ func (c *Cluster) workerOptions(n inventory.Node) worker.Options {
 // ca reads the cluster's CA from the control plane, over SSH: a join trusts
 // nothing else.
 func (c *Cluster) ca(ctx context.Context) ([]byte, error) {
-	r, err := c.Dialer.Look(ctx, c.Inventory.Seed().Name)
+	r, err := c.Dialer.Look(ctx, c.Seed.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type Hosts struct {
 
 	mu    sync.Mutex
 	conns map[string]*connection
+	more  []inventory.Node
 }
 
 // connection is one host, and how steps see it.
@@ -47,6 +49,27 @@ var _ plan.Dialer = (*Hosts)(nil)
 // NewHosts returns the dialer of an inventory. record is told of every command.
 func NewHosts(inv *inventory.Inventory, secrets *config.Secrets, o sshhost.Options, now func() time.Time, record func(host.Entry)) *Hosts {
 	return &Hosts{inv: inv, secrets: secrets, options: o, now: now, record: record, conns: map[string]*connection{}}
+}
+
+// Include makes nodes reachable that are not in the inventory any more.
+func (d *Hosts) Include(nodes []inventory.Node) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.more = append(d.more, nodes...)
+}
+
+// node finds a node by name.
+func (d *Hosts) node(name string) (inventory.Node, bool) {
+	if n, ok := d.inv.Node(name); ok {
+		return n, true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.more, func(n inventory.Node) bool { return n.Name == name })
+	if i < 0 {
+		return inventory.Node{}, false
+	}
+	return d.more[i], true
 }
 
 // Look returns a reader that collects questions into round trips.
@@ -80,7 +103,7 @@ func (d *Hosts) connect(ctx context.Context, node string) (*connection, error) {
 }
 
 func (d *Hosts) open(ctx context.Context, node string, c *connection) error {
-	n, ok := d.inv.Node(node)
+	n, ok := d.node(node)
 	if !ok {
 		return fmt.Errorf("no host is called %s", node)
 	}

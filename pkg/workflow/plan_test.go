@@ -68,7 +68,7 @@ func newLab(t *testing.T, example string) *lab {
 		facts[n.Name] = probe.Facts{Node: n.Name, Arch: archivetest.Arch, OS: probe.OS{ID: "debian", Version: "12"}}
 	}
 	l.cluster = &workflow.Cluster{
-		Inventory: inv, Facts: facts, Dialer: l, Access: kube.NewAccess(), Clock: workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
+		Inventory: inv, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(), Clock: workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
 		Payload: func(n inventory.Node) payload.Payload {
 			return payload.For(b, payload.Target{
 				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name), Distribution: "debian", Release: "12",

@@ -106,7 +106,7 @@ func (c *Cluster) contentPhase(mode fanout.Mode, done func(fanout.Report)) (plan
 		Relay: []string{kocliPath(), "node", "relay", "--also", blobs}, Also: []string{blobs},
 	})
 	return plan.Phase{
-		Name: "content", Needs: []string{"agent"}, Nodes: []string{c.Inventory.Seed().Name},
+		Name: "content", Needs: []string{"agent"}, Nodes: []string{c.Seed.Name},
 		Steps: func(string) ([]plan.Step, error) { return []plan.Step{step}, nil },
 	}, nil
 }

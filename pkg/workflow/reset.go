@@ -43,7 +43,7 @@ func Reset(ctx context.Context, o Options, r ResetOptions) (*Result, error) {
 	}
 	whole := len(nodes) == len(s.inv.Nodes)
 	res := &Result{Cluster: s.inv.Name, Kubernetes: s.inv.Version(), Nodes: len(nodes), Log: s.LogPath}
-	phases := s.resetPhases(nodes, whole)
+	phases := s.resetPhases(ctx, nodes, whole)
 	for _, p := range phases {
 		res.Order = append(res.Order, p.Name)
 	}
@@ -75,26 +75,29 @@ func (s *Session) resetNodes(r ResetOptions) ([]string, error) {
 			return nil, fault.New(fault.Usage, "see spec.hosts in the cluster YAML", fmt.Errorf("no host is called %s", n))
 		}
 		if node.ControlPlane && len(r.Nodes) < len(all) {
-			return nil, fault.New(fault.Usage, "reset the whole cluster; taking a single control plane out is not supported by this version yet",
-				fmt.Errorf("%s is a control plane: the cluster would not survive without it", n))
+			return nil, fault.New(fault.Usage, "take it out in order: kocli node remove "+n,
+				fmt.Errorf("%s is a control plane: a reset would take its member of etcd away from the others", n))
 		}
 	}
 	return r.Nodes, nil
 }
 
 // resetPhases drain first, workers before control planes.
-func (s *Session) resetPhases(nodes []string, whole bool) []plan.Phase {
-	seed := s.inv.Seed().Name
+func (s *Session) resetPhases(ctx context.Context, nodes []string, whole bool) []plan.Phase {
+	seed, ok := s.answering(ctx, s.inv.ControlPlanes())
+	if !ok {
+		seed = s.inv.Seed() // to say what is wrong with it
+	}
 	workers := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool {
 		node, _ := s.inv.Node(n)
 		return node.ControlPlane
 	})
 	planes := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return slices.Contains(workers, n) })
-	c := Cluster{Inventory: s.inv, Dialer: s.hosts, Access: s.access}
+	c := Cluster{Inventory: s.inv, Seed: seed, Dialer: s.hosts, Access: s.access}
 	api := c.API()
 	steps := func(string) ([]plan.Step, error) { return reset.Steps(), nil }
 	return []plan.Phase{
-		{Name: "drain", Nodes: []string{seed}, Steps: func(string) ([]plan.Step, error) {
+		{Name: "drain", Nodes: []string{seed.Name}, Steps: func(string) ([]plan.Step, error) {
 			out := make([]plan.Step, 0, len(workers))
 			for _, n := range workers {
 				out = append(out, drainStep(n, whole, api))
@@ -145,7 +148,7 @@ func drainStep(node string, whole bool, api kube.API) plan.Step {
 			if whole {
 				timeout = lastDrainWindow
 			}
-			if err := c.Drain(ctx, node, timeout); err != nil {
+			if err := c.Drain(ctx, node, kube.DrainOptions{Timeout: timeout}); err != nil {
 				if !whole || ctx.Err() != nil {
 					return fault.New(fault.Failure, "see what holds the pods: kubectl get pdb -A; then run the same command again", err)
 				}

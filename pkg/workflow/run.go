@@ -10,6 +10,7 @@ import (
 	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/preflight"
@@ -73,7 +74,7 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	res.Kubeconfig, err = s.keepKubeconfig(ctx)
+	res.Kubeconfig, err = s.keepKubeconfig(ctx, c.Seed)
 	if errors.Is(err, fs.ErrNotExist) && len(o.Only)+len(o.Skip) > 0 {
 		return res, nil // the cluster was not asked for yet
 	}
@@ -97,7 +98,7 @@ func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, s.sameCluster(ctx, c.Facts)
+	return c, s.sameCluster(ctx, c)
 }
 
 // examine asks the hosts what they are, runs the preflight checks, and proves
@@ -115,7 +116,7 @@ func (s *Session) examine(ctx context.Context) (*Cluster, error) {
 	if err := preflight.Refusal(findings); err != nil {
 		return nil, err
 	}
-	c, err := s.cluster(facts)
+	c, err := s.cluster(ctx, facts)
 	if err != nil {
 		return nil, err
 	}
@@ -180,8 +181,8 @@ func (s *Session) remember() error {
 }
 
 // keepKubeconfig fetches the administrator's kubeconfig into the state folder.
-func (s *Session) keepKubeconfig(ctx context.Context) (string, error) {
-	r, err := s.hosts.Look(ctx, s.inv.Seed().Name)
+func (s *Session) keepKubeconfig(ctx context.Context, from inventory.Node) (string, error) {
+	r, err := s.hosts.Look(ctx, from.Name)
 	if err != nil {
 		return "", err
 	}

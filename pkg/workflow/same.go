@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/kocli/kocli/pkg/fault"
-	"github.com/kocli/kocli/pkg/probe"
+	"github.com/kocli/kocli/pkg/host"
 )
 
 // caKey is what the first moments of kubeadm init leave, and no join of a worker.
@@ -23,8 +23,8 @@ const apiServerManifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 // sameCluster refuses what create would do harm with: a new cluster where hosts
 // belong to one already, and another version of Kubernetes than the one that
 // runs.
-func (s *Session) sameCluster(ctx context.Context, facts map[string]probe.Facts) error {
-	seed := s.inv.Seed().Name
+func (s *Session) sameCluster(ctx context.Context, c *Cluster) error {
+	facts, seed := c.Facts, c.Seed.Name
 	if !slices.Contains(facts[seed].Kubernetes, caKey) {
 		for _, n := range s.inv.Nodes {
 			k := slices.DeleteFunc(slices.Clone(facts[n.Name].Kubernetes), func(f string) bool { return strings.HasPrefix(f, path.Dir(caKey)) })
@@ -40,6 +40,9 @@ func (s *Session) sameCluster(ctx context.Context, facts map[string]probe.Facts)
 	if err != nil {
 		return err
 	}
+	if err := s.sameName(ctx, r); err != nil {
+		return err
+	}
 	manifest, err := r.ReadFile(ctx, apiServerManifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // init has not come that far
@@ -53,4 +56,23 @@ func (s *Session) sameCluster(ctx context.Context, facts map[string]probe.Facts)
 			fmt.Errorf("the cluster runs Kubernetes %s, and the YAML asks for %s", m[1], s.inv.Version()))
 	}
 	return nil
+}
+
+// sameName refuses a control plane that belongs to a cluster of another name. One
+// that does not answer is found out about later.
+func (s *Session) sameName(ctx context.Context, r host.Reader) error {
+	c, err := s.access.Look(ctx, r)
+	if err != nil {
+		return nil //nolint:nilerr // init has not come that far, or does not answer: its step says so
+	}
+	conf, err := c.ConfigMap(ctx, "kube-system", "kubeadm-config")
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	m := regexp.MustCompile(`(?m)^clusterName:\s*"?([^"\s]+)"?\s*$`).FindStringSubmatch(conf["ClusterConfiguration"])
+	if m == nil || m[1] == s.inv.Name {
+		return nil
+	}
+	return fault.New(fault.Preflight, "if that is the cluster that you mean, set metadata.name to "+m[1]+"; if nothing of it is needed, reset it with its own YAML: kocli reset",
+		fmt.Errorf("%s is a control plane of the cluster %s, not of %s", r.Name(), m[1], s.inv.Name))
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,6 @@ import (
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/payload"
 	"github.com/kocli/kocli/pkg/plan"
-
 	"github.com/kocli/kocli/pkg/probe"
 	"github.com/kocli/kocli/pkg/resolver"
 	"github.com/kocli/kocli/pkg/state"
@@ -70,11 +70,15 @@ type Session struct {
 	LogPath string
 
 	ownResolver bool // a host needs kocli's resolv.conf
+	// leaving are nodes that are not in the YAML any more and still have to be taken
+	// out; the run can reach them.
+	leaving []inventory.Node
 }
 
 // fleet is the hosts of a run: *Hosts, but in tests.
 type fleet interface {
 	plan.Dialer
+	Include([]inventory.Node)
 	Stats() map[string]Stats
 	Close() error
 }
@@ -144,8 +148,9 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	out := map[string]probe.Facts{}
-	errs := make([]error, len(s.inv.Nodes))
-	for i, n := range s.inv.Nodes {
+	all := slices.Concat(s.inv.Nodes, s.leaving)
+	errs := make([]error, len(all))
+	for i, n := range all {
 		wg.Go(func() {
 			r, err := s.hosts.Look(ctx, n.Name)
 			if err != nil {
@@ -173,12 +178,16 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 }
 
 // cluster puts together what the phases are made from.
-func (s *Session) cluster(facts map[string]probe.Facts) (*Cluster, error) {
+func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*Cluster, error) {
+	seed, err := s.seed(ctx, facts)
+	if err != nil {
+		return nil, err
+	}
 	k, err := ThisKocli()
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Inventory: s.inv, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
+	return &Cluster{Inventory: s.inv, Seed: seed, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
 }
 
 func digestFile(path string) (string, int64, error) {

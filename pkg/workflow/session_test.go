@@ -38,6 +38,8 @@ func (machines) Stats() map[string]Stats { return nil }
 
 func (machines) Close() error { return nil }
 
+func (machines) Include([]inventory.Node) {}
+
 // session is a run on hosts in memory: three control planes and a worker.
 func session(t *testing.T, hosts machines) *Session {
 	t.Helper()
@@ -80,6 +82,47 @@ func answering(t *testing.T, name string) *hosttest.Machine {
 	m.OnDial(c.Dial)
 	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
 	return m
+}
+
+// named is a control plane of the cluster of that name.
+func named(t *testing.T, host, cluster string) *hosttest.Machine {
+	t.Helper()
+	m := hosttest.New(host)
+	c := kubetest.NewCluster(m.Wire)
+	t.Cleanup(c.Close)
+	c.Put("configmaps", "kube-system", "kubeadm-config", kubetest.Object{"data": kubetest.Object{"ClusterConfiguration": "apiVersion: x\nclusterName: " + cluster + "\nother: y\n"}})
+	m.OnDial(c.Dial)
+	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	return m
+}
+
+func TestSeed_isAnyControlPlaneThatAnswers(t *testing.T) {
+	begun, made := []string{caKey}, []string{caKey, kube.AdminConf()}
+	facts := func(one, two, three []string) map[string]probe.Facts {
+		return map[string]probe.Facts{"cp-1": {Kubernetes: one}, "cp-2": {Kubernetes: two}, "cp-3": {Kubernetes: three}}
+	}
+	silent := answering(t, "cp-2")
+	silent.OnDial(nil)
+	for name, c := range map[string]struct {
+		hosts machines
+		facts map[string]probe.Facts
+		want  string
+	}{
+		"fresh hosts: the first of the list":          {machines{}, facts(nil, nil, nil), "cp-1"},
+		"init has begun on the second":                {machines{}, facts(nil, begun, nil), "cp-2"},
+		"the first is fresh, the third answers":       {machines{"cp-3": answering(t, "cp-3")}, facts(nil, nil, made), "cp-3"},
+		"the first was made and cannot be reached":    {machines{"cp-3": answering(t, "cp-3")}, facts(made, nil, made), "cp-3"},
+		"the second does not answer, the third does":  {machines{"cp-2": silent, "cp-3": answering(t, "cp-3")}, facts(nil, made, made), "cp-3"},
+		"none answers: the first that was made":       {machines{"cp-2": silent}, facts(begun, made, nil), "cp-2"},
+		"one that has begun to join is not asked yet": {machines{"cp-3": answering(t, "cp-3")}, facts(begun, begun, made), "cp-3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, err := session(t, c.hosts).seed(t.Context(), c.facts)
+			if err != nil || n.Name != c.want {
+				t.Errorf("got %s, %v; want %s", n.Name, err, c.want)
+			}
+		})
+	}
 }
 
 func TestStatus_throughTheControlPlanes(t *testing.T) {
@@ -143,13 +186,20 @@ func TestSameCluster(t *testing.T) {
 		"a newer minor runs":                         {runs("v1.37.0"), seed(caKey), fault.Usage, "runs Kubernetes v1.37.0|set spec.kubernetes.version to v1.37.0"},
 		"a worker of another cluster": {machines{}, map[string]probe.Facts{"worker-1": {Kubernetes: []string{"/etc/kubernetes/kubelet.conf"}}}, fault.Preflight,
 			"cp-1 would start a new cluster, and worker-1 belongs to one already (/etc/kubernetes/kubelet.conf)|list its control plane first"},
-		"a control plane of another cluster": {machines{}, map[string]probe.Facts{"cp-2": {Kubernetes: []string{caKey, "/etc/kubernetes/admin.conf"}}}, fault.Preflight,
-			"and cp-2 belongs to one already (/etc/kubernetes/admin.conf)|kocli reset"},
+		"a control plane of another cluster": {machines{"cp-2": named(t, "cp-2", "other")}, map[string]probe.Facts{"cp-2": {Kubernetes: []string{caKey, "/etc/kubernetes/admin.conf"}}}, fault.Preflight,
+			"cp-2 is a control plane of the cluster other, not of c|kocli reset"},
+		"a control plane of this cluster that is not the first of the list": {machines{"cp-2": named(t, "cp-2", "c")},
+			map[string]probe.Facts{"cp-2": {Kubernetes: []string{caKey, "/etc/kubernetes/admin.conf"}}}, fault.OK, ""},
 		"certificates that an earlier run brought to a host": {machines{}, map[string]probe.Facts{"cp-2": {Kubernetes: []string{"/etc/kubernetes/pki/ca.crt"}}}, fault.OK, ""},
 		"a seed that cannot be reached any more":             {machines{}, seed(caKey), fault.Unreachable, "no route to host"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := session(t, c.hosts).sameCluster(t.Context(), c.facts)
+			s := session(t, c.hosts)
+			first, err := s.seed(t.Context(), c.facts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.sameCluster(t.Context(), &Cluster{Seed: first, Facts: c.facts})
 			if fault.CodeOf(err) != c.code {
 				t.Fatalf("got %v, code %d", err, fault.CodeOf(err))
 			}

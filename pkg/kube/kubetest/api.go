@@ -80,6 +80,8 @@ func kinds() []kind {
 		{"rbac.authorization.k8s.io", "v1", "roles", "Role", true},
 		{"rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", true},
 		{"coordination.k8s.io", "v1", "leases", "Lease", true},
+		{"policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true},
+		{"storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false},
 	}
 }
 

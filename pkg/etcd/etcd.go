@@ -1,0 +1,247 @@
+// Package etcd speaks to the members of etcd that kubeadm runs on control planes:
+// the v3 API, through the SSH connection to one of them, with TLS verified end to
+// end by the certificates that kubeadm left there. It is the only importer of the
+// etcd client. A View only looks; a Client is made from a host.Host.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/kocli/kocli/pkg/host"
+)
+
+// Port is where a member serves clients.
+const Port = "2379"
+
+// Where kubeadm leaves what a client of etcd needs, on every control plane.
+const (
+	caPath   = "/etc/kubernetes/pki/etcd/ca.crt"
+	certPath = "/etc/kubernetes/pki/apiserver-etcd-client.crt"
+	keyPath  = "/etc/kubernetes/pki/apiserver-etcd-client.key"
+)
+
+// callTimeout is how long one question may take. A member that does not answer
+// within it is not healthy.
+const callTimeout = 5 * time.Second
+
+// ErrNone says that a node has no member of etcd: it is no control plane, or the
+// cluster's etcd is elsewhere.
+var ErrNone = errors.New("there is no etcd on this node")
+
+// Member is one member of the cluster.
+type Member struct {
+	ID         uint64
+	Name       string // of the node; empty until it has started
+	PeerURLs   []string
+	ClientURLs []string // empty until it has started
+	Learner    bool     // does not vote yet
+}
+
+// Started reports whether the member has ever run.
+func (m Member) Started() bool { return len(m.ClientURLs) > 0 }
+
+// At reports whether a member is the one of a node, by its name or, before it
+// has started, by its address.
+func (m Member) At(name, ip string) bool {
+	if m.Name != "" {
+		return m.Name == name
+	}
+	return slices.ContainsFunc(m.PeerURLs, func(s string) bool {
+		u, err := url.Parse(s)
+		return err == nil && u.Hostname() == ip
+	})
+}
+
+// Health is a member, and why it is not healthy.
+type Health struct {
+	Member
+	Err error // nil: it answers, and knows a leader
+}
+
+// View looks at etcd through one node.
+type View struct {
+	node string
+	tls  *tls.Config
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Look returns a view through a control plane. ErrNone where it has no etcd.
+func Look(ctx context.Context, r host.Reader) (*View, error) {
+	t, ok := r.(host.Tunnel)
+	if !ok {
+		return nil, fmt.Errorf("%s cannot open connections", r.Name())
+	}
+	paths := []string{caPath, certPath, keyPath}
+	files, errs := make([][]byte, len(paths)), make([]error, len(paths))
+	var wg sync.WaitGroup
+	for i, p := range paths {
+		wg.Go(func() { files[i], errs[i] = r.ReadFile(ctx, p) })
+	}
+	wg.Wait()
+	err := errors.Join(errs...)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNone
+	}
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(files[0]) {
+		return nil, fmt.Errorf("%s on %s holds no certificate", caPath, r.Name())
+	}
+	pair, err := tls.X509KeyPair(files[1], files[2])
+	if err != nil {
+		return nil, fmt.Errorf("read %s on %s: %w", certPath, r.Name(), err)
+	}
+	conf := &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	return &View{node: r.Name(), tls: conf, dial: t.DialContext}, nil
+}
+
+// client connects to one member. Nothing is retried: the caller asks again.
+func (v *View) client(endpoint string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints: []string{endpoint}, TLS: v.tls, DialTimeout: callTimeout, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return v.dial(ctx, "tcp", address)
+		})},
+	})
+}
+
+// through asks the member of the view's own node.
+func (v *View) through(ctx context.Context, ask func(context.Context, *clientv3.Client) error) error {
+	c, err := v.client("https://" + net.JoinHostPort("127.0.0.1", Port))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // nothing is pending
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return ask(ctx, c)
+}
+
+// Members lists the members, by name. It fails where etcd has no quorum.
+func (v *View) Members(ctx context.Context) ([]Member, error) {
+	var out []Member
+	err := v.through(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		list, err := c.MemberList(ctx)
+		if err != nil {
+			return fmt.Errorf("list the members of etcd through %s: %w", v.node, err)
+		}
+		for _, m := range list.Members {
+			out = append(out, Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
+		}
+		return nil
+	})
+	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return out, err
+}
+
+// Health asks every member, all at once.
+func (v *View) Health(ctx context.Context) ([]Health, error) {
+	members, err := v.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Health, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() { out[i] = Health{Member: m, Err: v.ask(ctx, m)} })
+	}
+	wg.Wait()
+	return out, ctx.Err()
+}
+
+// ask asks one member how it is.
+func (v *View) ask(ctx context.Context, m Member) error {
+	if !m.Started() {
+		return errors.New("it has not started yet")
+	}
+	c, err := v.client(m.ClientURLs[0])
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // nothing is pending
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, err := c.Status(ctx, m.ClientURLs[0])
+	switch {
+	case err != nil:
+		return err
+	case len(s.Errors) > 0:
+		return errors.New(strings.Join(s.Errors, "; "))
+	case s.Leader == 0:
+		return errors.New("it knows no leader")
+	}
+	return nil
+}
+
+// Healthy returns nil when every member votes and is healthy.
+func (v *View) Healthy(ctx context.Context) error {
+	all, err := v.Health(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, h := range all {
+		switch {
+		case h.Err != nil:
+			errs = append(errs, fmt.Errorf("etcd member %s: %w", h.label(), h.Err))
+		case h.Learner:
+			errs = append(errs, fmt.Errorf("etcd member %s is a learner: it does not vote yet", h.label()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// label is how a member is shown.
+func (m Member) label() string {
+	if m.Name != "" {
+		return m.Name
+	}
+	return strings.Join(m.PeerURLs, ",")
+}
+
+// Client can change the members.
+type Client struct{ *View }
+
+// Dial returns a client through a control plane.
+func Dial(ctx context.Context, h host.Host) (*Client, error) {
+	v, err := Look(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{v}, nil
+}
+
+// Remove takes a member out, and waits until no member is listed under its ID.
+// One that is not there is no error. Whether it may go is Removable's to say.
+func (c *Client) Remove(ctx context.Context, id uint64) error {
+	members, err := c.Members(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(members, func(m Member) bool { return m.ID == id }) {
+		return nil
+	}
+	return c.through(ctx, func(ctx context.Context, cl *clientv3.Client) error {
+		if _, err := cl.MemberRemove(ctx, id); err != nil {
+			return fmt.Errorf("remove etcd member %x: %w", id, err)
+		}
+		return nil
+	})
+}
