@@ -76,7 +76,9 @@ func TestMember_isFoundByNameAndBeforeItStartedByAddress(t *testing.T) {
 
 func TestRemovable(t *testing.T) {
 	sick := errors.New("no answer")
-	h := func(name string, err error) etcd.Health { return etcd.Health{Member: etcd.Member{Name: name}, Err: err} }
+	h := func(name string, err error) etcd.Health {
+		return etcd.Health{Member: etcd.Member{Name: name}, Err: err}
+	}
 	learner := etcd.Health{Member: etcd.Member{Name: "l", Learner: true}}
 	for name, tt := range map[string]struct {
 		all   []etcd.Health

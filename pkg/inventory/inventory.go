@@ -49,7 +49,7 @@ type Node struct {
 func New(c *v1alpha1.Cluster) (*Inventory, error) {
 	inv := &Inventory{Name: c.Metadata.Name, Spec: c.Spec}
 	for i := range c.Spec.Hosts {
-		n, err := newNode(&c.Spec, &c.Spec.Hosts[i])
+		n, err := NodeOf(c.Spec.SSH, c.Spec.Hosts[i])
 		if err != nil {
 			return nil, fmt.Errorf("spec.hosts[%d]: %w", i, err)
 		}
@@ -67,7 +67,8 @@ func New(c *v1alpha1.Cluster) (*Inventory, error) {
 	return inv, nil
 }
 
-func newNode(spec *v1alpha1.ClusterSpec, h *v1alpha1.Host) (Node, error) {
+// NodeOf resolves one host with the logins of its cluster.
+func NodeOf(ssh v1alpha1.SSH, h v1alpha1.Host) (Node, error) {
 	ip := h.PrivateAddress
 	if ip == "" {
 		ip = h.Address
@@ -88,7 +89,7 @@ func newNode(spec *v1alpha1.ClusterSpec, h *v1alpha1.Host) (Node, error) {
 		Worker:          slices.Contains(roles, v1alpha1.RoleWorker),
 		Labels:          maps.Clone(h.Labels),
 		Taints:          slices.Clone(h.Taints),
-		SSH:             newSSH(spec.SSH, h.SSH),
+		SSH:             newSSH(ssh, h.SSH),
 		KubeletOverride: h.Kubelet.DeepCopy(),
 	}, nil
 }

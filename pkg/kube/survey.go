@@ -127,3 +127,14 @@ func NodeRoles(n *corev1.Node) []string {
 	slices.Sort(out)
 	return out
 }
+
+// InternalIP is the address that a node is reached by from others; empty where it
+// has not said.
+func InternalIP(n *corev1.Node) string {
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			return a.Address
+		}
+	}
+	return ""
+}

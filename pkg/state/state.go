@@ -17,6 +17,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/fault"
 )
 
@@ -29,14 +30,23 @@ var ErrStale = errors.New("the state was changed by another run")
 
 // Record is what is kept of a cluster.
 type Record struct {
-	Schema     int       `json:"schema"`
-	Generation int64     `json:"generation"` // grows with every save
-	Cluster    string    `json:"cluster"`
-	Kubernetes string    `json:"kubernetes"` // version that was last asked for
-	Bundle     string    `json:"bundle"`     // digest of the bundle that was last used
-	Spec       string    `json:"spec"`       // the YAML that was last applied
+	Schema     int    `json:"schema"`
+	Generation int64  `json:"generation"` // grows with every save
+	Cluster    string `json:"cluster"`
+	Kubernetes string `json:"kubernetes"` // version that was last asked for
+	Bundle     string `json:"bundle"`     // digest of the bundle that was last used
+	Spec       string `json:"spec"`       // the YAML that was last applied
+	// Leaving are hosts that left the YAML and have not been taken out yet.
+	Leaving    []Leaver  `json:"leaving,omitempty"`
 	KocliBuild string    `json:"kocliVersion"`
 	Updated    time.Time `json:"updated"`
+}
+
+// Leaver is a host that is to be taken out of the cluster, with the logins that
+// its YAML had.
+type Leaver struct {
+	Host v1alpha1.Host `json:"host"`
+	SSH  v1alpha1.SSH  `json:"ssh"`
 }
 
 // Dir is the folder of one cluster.

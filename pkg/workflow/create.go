@@ -35,14 +35,14 @@ type Cluster struct {
 	Inventory *inventory.Inventory
 	// Seed is the control plane through which the cluster is reached, and where a
 	// new one starts.
-	Seed      inventory.Node
-	Facts     map[string]probe.Facts // by node
-	Dialer    plan.Dialer
-	Access    *kube.Access
-	Bundle    *archive.Bundle
-	Payload   func(inventory.Node) payload.Payload
-	Kocli     KocliBinary
-	Clock     Clock
+	Seed    inventory.Node
+	Facts   map[string]probe.Facts // by node
+	Dialer  plan.Dialer
+	Access  *kube.Access
+	Bundle  *archive.Bundle
+	Payload func(inventory.Node) payload.Payload
+	Kocli   KocliBinary
+	Clock   Clock
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
 	// OwnResolver says that a host has no resolver of its own that pods can use.
@@ -187,7 +187,7 @@ func (c *Cluster) osSteps(n inventory.Node) ([]plan.Step, error) {
 		out = append(out, osprep.Hostname(n))
 	}
 	if on(spec.OS.ManageHosts) {
-		out = append(out, osprep.Hosts(c.Inventory))
+		out = append(out, osprep.Hosts(c.Inventory, n))
 	}
 	if on(spec.OS.ManageSwap) {
 		out = append(out, osprep.Swap())

@@ -31,7 +31,6 @@ const (
 // Reset takes hosts back to what they were before kocli came. A host that is
 // clean already is left alone.
 func Reset(ctx context.Context, o Options, r ResetOptions) (*Result, error) {
-	start := o.Clock.Now()
 	s, err := Open(ctx, o, true)
 	if err != nil {
 		return nil, err
@@ -42,19 +41,12 @@ func Reset(ctx context.Context, o Options, r ResetOptions) (*Result, error) {
 		return nil, err
 	}
 	whole := len(nodes) == len(s.inv.Nodes)
-	res := &Result{Cluster: s.inv.Name, Kubernetes: s.inv.Version(), Nodes: len(nodes), Log: s.LogPath}
-	phases := s.resetPhases(ctx, nodes, whole)
-	for _, p := range phases {
-		res.Order = append(res.Order, p.Name)
-	}
-	p, err := plan.Compile(phases, plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	res := s.result(len(nodes))
+	p, err := s.compile(s.resetPhases(ctx, nodes, whole), res)
 	if err != nil {
 		return res, err
 	}
-	report, err := p.Execute(ctx, s.hosts, o.Observer.Event)
-	res.Changed, res.Phases, res.Hosts = len(report.Changed), report.Phases, s.Stats()
-	res.Duration = o.Clock.Now().Sub(start)
-	if err != nil {
+	if err := s.run(ctx, p, res); err != nil {
 		return res, err
 	}
 	if whole && len(o.Only)+len(o.Skip) == 0 {

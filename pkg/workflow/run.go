@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"reflect"
 	"time"
 
 	"github.com/kocli/kocli/pkg/archive/catalogue"
@@ -31,7 +32,9 @@ type Result struct {
 	// got its own.
 	Content    *fanout.Report `json:"content,omitempty"`
 	Kubeconfig string         `json:"kubeconfig,omitempty"`
-	Log        string         `json:"log,omitempty"`
+	// Left are the nodes that the run took out.
+	Left []string `json:"left,omitempty"`
+	Log  string   `json:"log,omitempty"`
 	// Order lists the phases as they run.
 	Order []string `json:"-"`
 }
@@ -42,46 +45,64 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if o.Bundle == "" {
 		return nil, fault.New(fault.Usage, "", errNoBundle)
 	}
-	start := o.Clock.Now()
 	s, err := Open(ctx, o, true)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = s.Close() }() // what matters has been synced before
-	res := &Result{Cluster: s.inv.Name, Kubernetes: s.inv.Version(), Nodes: len(s.inv.Nodes), Log: s.LogPath}
+	res := s.result(len(s.inv.Nodes))
+	leaving, err := s.leavers()
+	if err != nil {
+		return res, err
+	}
 	c, err := s.prepare(ctx)
 	if err != nil {
 		return res, err
+	}
+	for _, l := range leaving {
+		o.Observer.Event(plan.Event{Time: o.Clock.Now(), Kind: plan.Note, Node: l.Host.Name, Message: l.Host.Name + " left the YAML and is still part of the cluster", Hint: "take it out with: kocli scale -f " + o.SpecFile})
 	}
 	c.pushed = func(r fanout.Report) { res.Content = &r }
 	phases, err := c.CreatePhases()
 	if err != nil {
 		return res, err
 	}
-	for _, p := range phases {
-		res.Order = append(res.Order, p.Name)
-	}
-	p, err := plan.Compile(phases, plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	p, err := s.compile(phases, res)
 	if err != nil {
 		return res, err
 	}
-	if err := s.remember(); err != nil {
+	if err := s.remember(leaving); err != nil {
 		return res, err
 	}
-	report, err := p.Execute(ctx, s.hosts, o.Observer.Event)
-	res.Changed, res.Phases, res.Hosts = len(report.Changed), report.Phases, s.Stats()
-	res.Duration = o.Clock.Now().Sub(start)
-	if err != nil {
+	if err := s.run(ctx, p, res); err != nil {
 		return res, err
 	}
 	res.Kubeconfig, err = s.keepKubeconfig(ctx, c.Seed)
 	if errors.Is(err, fs.ErrNotExist) && len(o.Only)+len(o.Skip) > 0 {
-		return res, nil // the cluster was not asked for yet
+		err = nil // the cluster was not asked for yet
 	}
-	if err != nil {
-		return res, err
+	return res, err
+}
+
+// compile makes a plan of phases.
+func (s *Session) compile(phases []plan.Phase, res *Result) (*plan.Plan, error) {
+	for _, p := range phases {
+		res.Order = append(res.Order, p.Name)
 	}
-	return res, nil
+	return plan.Compile(phases, plan.Options{Only: s.o.Only, Skip: s.o.Skip, Now: s.o.Clock.Now})
+}
+
+// run executes a plan. The result says what was done, also with an error.
+func (s *Session) run(ctx context.Context, p *plan.Plan, res *Result) error {
+	report, err := p.Execute(ctx, s.hosts, s.o.Observer.Event)
+	res.Changed, res.Phases, res.Hosts = len(report.Changed), report.Phases, s.Stats()
+	res.Duration = s.o.Clock.Now().Sub(s.start)
+	return err
+}
+
+// result is that of a run that has done nothing yet.
+func (s *Session) result(nodes int) *Result {
+	return &Result{Cluster: s.inv.Name, Kubernetes: s.inv.Version(), Nodes: nodes, Log: s.LogPath}
 }
 
 // prepare looks at the hosts and refuses what cannot work, before anything is
@@ -89,6 +110,10 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 func (s *Session) prepare(ctx context.Context) (*Cluster, error) {
 	damaged := make(chan error, 1)
 	go func() { // every byte, while the hosts are asked
+		if s.bundle == nil {
+			damaged <- nil
+			return
+		}
 		damaged <- s.bundle.Verify(ctx, nil)
 	}()
 	c, err := s.examine(ctx)
@@ -164,17 +189,21 @@ func (s *Session) tell(findings []preflight.Finding) {
 	}
 }
 
-// remember saves what is asked for before it is done: state holds intent.
-func (s *Session) remember() error {
+// remember saves what is asked for before it is done: state holds intent. Hosts
+// that left the YAML are kept by name until they have been taken out.
+func (s *Session) remember(leaving []state.Leaver) error {
 	r, err := s.dir.Load()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	next := state.Record{Generation: r.Generation, Kubernetes: s.inv.Version(), Spec: string(s.o.SpecYAML), KocliBuild: s.o.Version, Updated: s.o.Clock.Now().UTC()}
+	next := state.Record{
+		Generation: r.Generation, Kubernetes: s.inv.Version(), Spec: string(s.o.SpecYAML), Leaving: leaving,
+		Bundle: r.Bundle, KocliBuild: s.o.Version, Updated: s.o.Clock.Now().UTC(),
+	}
 	if s.bundle != nil {
 		next.Bundle = s.bundle.Digest()
 	}
-	if r.Kubernetes == next.Kubernetes && r.Spec == next.Spec && r.Bundle == next.Bundle && r.KocliBuild == next.KocliBuild {
+	if r.Kubernetes == next.Kubernetes && r.Spec == next.Spec && r.Bundle == next.Bundle && r.KocliBuild == next.KocliBuild && reflect.DeepEqual(r.Leaving, next.Leaving) {
 		return nil
 	}
 	return s.dir.Save(&next)
@@ -197,6 +226,7 @@ func (s *Session) keepKubeconfig(ctx context.Context, from inventory.Node) (stri
 type Preview struct {
 	Changes []plan.Change
 	Nodes   []string
+	Leaving []string // nodes that would be taken out
 }
 
 // Bytes is what would be sent to a node.

@@ -67,4 +67,3 @@ func (s *Session) answers(ctx context.Context, n inventory.Node) error {
 func controlPlanes(nodes []inventory.Node) []inventory.Node {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n inventory.Node) bool { return !n.ControlPlane })
 }
-

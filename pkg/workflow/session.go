@@ -60,6 +60,7 @@ type Options struct {
 // Session is one run: connections, state, log.
 type Session struct {
 	o       Options
+	start   time.Time
 	inv     *inventory.Inventory
 	hosts   fleet
 	dir     *state.Dir
@@ -86,7 +87,7 @@ type fleet interface {
 // Open starts a run. A writing run takes the lock and keeps a log; one that only
 // looks does neither.
 func Open(ctx context.Context, o Options, writes bool) (*Session, error) {
-	s := &Session{o: o, inv: o.Inventory, dir: state.Open(o.Home, o.Inventory.Name), access: kube.NewAccess()}
+	s := &Session{o: o, start: o.Clock.Now(), inv: o.Inventory, dir: state.Open(o.Home, o.Inventory.Name), access: kube.NewAccess()}
 	o.Observer.Nodes(inventory.Names(o.Inventory.Nodes))
 	if o.Bundle != "" {
 		b, err := archive.OpenSigned(o.Bundle, o.Keys)

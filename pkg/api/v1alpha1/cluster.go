@@ -104,8 +104,8 @@ type Preflight struct {
 
 // OS says what kocli may change in the operating system of the hosts.
 type OS struct {
-	// Keep a marked block in /etc/hosts that names all nodes, so that they
-	// resolve each other without a DNS server. Default: true.
+	// Keep a marked block in /etc/hosts that names the node itself and the
+	// control planes, so that they resolve without a DNS server. Default: true.
 	ManageHosts *bool `json:"manageHosts,omitempty"`
 	// Turn swap off, now and in /etc/fstab, and restore it on reset. Set it to
 	// false together with failSwapOn: false in the kubelet overrides to run with

@@ -64,8 +64,13 @@ const (
 	hostsEnd   = "# kocli: nodes of the cluster, end"
 )
 
-// Hosts keeps a block in /etc/hosts that names all nodes.
-func Hosts(inv *inventory.Inventory) plan.Step {
+// Hosts keeps a block in /etc/hosts that names the node itself and the control
+// planes. Others are not in it: a worker that joins must not change every host.
+func Hosts(inv *inventory.Inventory, self inventory.Node) plan.Step {
+	named := inv.ControlPlanes()
+	if !self.ControlPlane {
+		named = append(named, self)
+	}
 	return converge.Files{
 		Name: "osprep/hosts",
 		List: func(ctx context.Context, r host.Reader) ([]host.File, error) {
@@ -73,7 +78,7 @@ func Hosts(inv *inventory.Inventory) plan.Step {
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, err
 			}
-			return []host.File{host.Bytes("/etc/hosts", 0o644, hostsFile(data, inv.Nodes))}, nil
+			return []host.File{host.Bytes("/etc/hosts", 0o644, hostsFile(data, named))}, nil
 		},
 	}
 }

@@ -45,8 +45,8 @@ func TestSteps_converge(t *testing.T) {
 	}{
 		"hostname":                            {osprep.Hostname(inv.Nodes[0]), nil},
 		"hostname, the file is right already": {osprep.Hostname(inv.Nodes[0]), func(m *hosttest.Machine) { m.Write("/etc/hostname", 0o644, "cp-1\n") }},
-		"hosts":                               {osprep.Hosts(inv), nil},
-		"hosts, without a file":               {osprep.Hosts(inv), func(m *hosttest.Machine) { m.Delete("/etc/hosts") }},
+		"hosts":                               {osprep.Hosts(inv, inv.Nodes[0]), nil},
+		"hosts, without a file":               {osprep.Hosts(inv, inv.Nodes[0]), func(m *hosttest.Machine) { m.Delete("/etc/hosts") }},
 		"swap":                                {osprep.Swap(), nil},
 		"swap, in fstab alone":                {osprep.Swap(), func(m *hosttest.Machine) { m.Delete("/proc/swaps") }},
 		"swap, on and not in fstab":           {osprep.Swap(), func(m *hosttest.Machine) { m.Delete("/etc/fstab") }},
@@ -99,20 +99,22 @@ func TestHosts_keepsEverythingElse(t *testing.T) {
 	const before = "127.0.0.1 localhost\n\n# mine\n10.9.9.9 db # keep\n"
 	m.Write("/etc/hosts", 0o644, before)
 	inv := cluster()
+	self := inv.Nodes[1]
+	inv.Nodes = append(inv.Nodes, inventory.Node{Name: "worker-2", IP: "10.0.0.3", Worker: true}, inventory.Node{Name: "cp-2", IP: "10.0.0.4", ControlPlane: true})
 	apply := func() string {
 		t.Helper()
-		if err := osprep.Hosts(inv).Apply(t.Context(), m); err != nil {
+		if err := osprep.Hosts(inv, self).Apply(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
 		text, _ := m.Read("/etc/hosts")
 		return text
 	}
 	first := apply()
-	if !strings.HasPrefix(first, before) || !strings.Contains(first, "10.0.0.1 cp-1\n10.0.0.2 worker-1\n") {
+	if !strings.HasPrefix(first, before) || !strings.Contains(first, "10.0.0.1 cp-1\n10.0.0.4 cp-2\n10.0.0.2 worker-1\n") || strings.Contains(first, "worker-2") {
 		t.Errorf("got %q", first)
 	}
-	inv.Nodes = inv.Nodes[:1]
-	if got := apply(); strings.Contains(got, "worker-1") || !strings.HasPrefix(got, before) {
+	inv.Nodes = inv.Nodes[:2]
+	if got := apply(); strings.Contains(got, "cp-2") || !strings.Contains(got, "worker-1") || !strings.HasPrefix(got, before) {
 		t.Errorf("a node that left stays in %q", got)
 	}
 	// Somebody else writes below the block.
