@@ -9,11 +9,37 @@ import (
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/netcheck"
+	"github.com/kocli/kocli/pkg/workflow"
 )
 
-// nodeCommand is what kocli runs on hosts and in pods. Hidden: nobody types it.
+// nodeCommand is what is done to single nodes, and, hidden, what kocli runs on the
+// hosts themselves.
 func (a *app) nodeCommand() *cobra.Command {
-	node := &cobra.Command{Use: "node", Short: "What kocli runs on the hosts themselves", Hidden: true, Args: noArgs}
+	node := &cobra.Command{
+		Use: "node", Short: "Add, remove, replace, drain or cordon single nodes",
+		Long: `One-off work on single nodes. add, remove and replace change the hosts of the cluster
+YAML, comments kept, and then do what kocli scale does.`,
+		Example: `  kocli node list -f cluster.yaml
+  kocli node drain node-3 -f cluster.yaml
+  kocli node remove node-3 -f cluster.yaml
+  kocli node replace node-1 --with node-7 --address 10.0.0.17 -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar`,
+		Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	node.AddCommand(a.nodeListCommand(),
+		a.nodeActionCommand(workflow.Drain, "Move the pods of a node away", `Cordons the node and evicts its pods; disruption budgets are obeyed. Where they hold pods
+until the time-out, it says which, and the node takes pods again.`),
+		a.nodeActionCommand(workflow.Cordon, "Have no new pods placed on a node", "Marks the node as unschedulable. Pods that run there stay."),
+		a.nodeActionCommand(workflow.Uncordon, "Have pods placed on a node again", "Takes back what cordon and drain do."))
+	hidden := a.onHostCommands()
+	for _, c := range hidden {
+		c.Hidden = true
+	}
+	node.AddCommand(hidden...)
+	return node
+}
+
+// onHostCommands are what kocli runs on hosts and in pods. Nobody types them.
+func (a *app) onHostCommands() []*cobra.Command {
 	var listen string
 	check := &cobra.Command{
 		Use: "netcheck", Short: "Serve checks of the pod network", Args: noArgs,
@@ -47,6 +73,5 @@ func (a *app) nodeCommand() *cobra.Command {
 			return sink.Splice(cmd.Context(), a.In, "/", a.Out, a.Err, args...)
 		},
 	}
-	node.AddCommand(check, receive, relay, splice)
-	return node
+	return []*cobra.Command{check, receive, relay, splice}
 }

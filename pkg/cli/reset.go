@@ -37,10 +37,7 @@ is clean already is left alone; typing it again after a failure goes on.`,
 	f := cmd.Flags()
 	f.StringSliceVar(&r.nodes, "node", nil, "`name` of a host; may be repeated (default all)")
 	f.StringSliceVar(&r.skip, "skip", nil, "all but these steps or `phases`: --skip drain where the cluster does not answer")
-	// A variable that is still set must not decide what is taken apart.
-	for _, name := range []string{"node", "skip"} {
-		f.Lookup(name).Annotations = map[string][]string{ownFlag: {"true"}}
-	}
+	own(cmd, "node", "skip")
 	return cmd
 }
 

@@ -94,7 +94,7 @@ func (a *Access) get(ctx context.Context, r host.Reader, readOnly bool) (*Client
 	}
 	a.mu.Unlock()
 	e.once.Do(func() {
-		if e.client, e.err = New(conf, t.DialContext, readOnly); e.err == nil {
+		if e.client, e.err = local(conf, t.DialContext, readOnly); e.err == nil {
 			// The first request opens the connection that all others share; were
 			// they to start together, each would open one of its own. What is wrong
 			// with it, the next request says.
@@ -104,13 +104,18 @@ func (a *Access) get(ctx context.Context, r host.Reader, readOnly bool) (*Client
 	return e.client, e.err
 }
 
-// New returns a client for a kubeconfig. Connections are opened by dial; nil
-// means directly.
-func New(kubeconfig []byte, dial func(ctx context.Context, network, address string) (net.Conn, error), readOnly bool) (*Client, error) {
+// localServer is the API server of the control plane that is asked: whoever asks
+// through a node wants to know of that node, whatever stands before all of them.
+const localServer = "https://127.0.0.1:6443"
+
+// local returns a client for the API server on the node whose administrator's
+// kubeconfig it is. Connections are opened by dial.
+func local(kubeconfig []byte, dial func(ctx context.Context, network, address string) (net.Conn, error), readOnly bool) (*Client, error) {
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
+	cfg.Host = localServer
 	cfg.Dial = dial
 	cfg.Timeout = 30 * time.Second
 	cfg.QPS, cfg.Burst = 100, 200

@@ -245,8 +245,11 @@ func TestClient_checksTheServersCertificate(t *testing.T) {
 	_, c, _, _ := cluster(t)
 	other := kubetest.New(&hosttest.Wire{})
 	defer other.Close()
+	m := hosttest.New("cp-1")
+	m.OnDial(other.Dial)
 	conf := strings.Replace(c.Kubeconfig(), "token: t", "token: canary", 1)
-	client, err := kube.New([]byte(strings.Replace(conf, "certificate-authority-data", "tls-server-name: elsewhere.test, certificate-authority-data", 1)), other.Dial, true)
+	m.Write(kube.AdminConf(), 0o600, strings.Replace(conf, "certificate-authority-data", "tls-server-name: elsewhere.test, certificate-authority-data", 1))
+	client, err := kube.NewAccess().Look(t.Context(), m)
 	if err != nil {
 		t.Fatal(err)
 	}

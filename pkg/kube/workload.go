@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kocli/kocli/pkg/fault"
 )
@@ -161,5 +163,29 @@ func (c *Client) Explain(ctx context.Context, err error, namespace string, selec
 			err = fmt.Errorf("%w; pod %s on %s: %s", err, pods[i].Name, pods[i].Spec.NodeName, why)
 		}
 	}
+	return err
+}
+
+// TemplateAnnotation is an annotation of the pods of a DaemonSet; empty where there
+// is none, or no such DaemonSet.
+func (c *Client) TemplateAnnotation(ctx context.Context, namespace, name, key string) (string, error) {
+	d, err := c.Typed.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("get daemonset %s/%s: %w", namespace, name, err)
+	}
+	return d.Spec.Template.Annotations[key], nil
+}
+
+// AnnotateTemplate sets an annotation on the pods of a DaemonSet, which replaces
+// them one after another where the value is a new one.
+func (c *Client) AnnotateTemplate(ctx context.Context, namespace, name, key, value string) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{key: value}}}}})
+	if err != nil {
+		return err
+	}
+	_, err = c.Typed.AppsV1().DaemonSets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager})
 	return err
 }

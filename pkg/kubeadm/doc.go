@@ -33,6 +33,8 @@ const (
 	// KubeletPatch, where a node has one.
 	PatchesDir       = "/etc/kubernetes/kocli/patches"
 	KubeletPatchPath = PatchesDir + "/kubeletconfiguration+merge.yaml"
+	// CertConfigPath is kubeadm's --config when a certificate is made again.
+	CertConfigPath = ConfigDir + "/kubeadm-certs.yaml"
 	// CACertPath is the cluster's CA.
 	CACertPath = "/etc/kubernetes/pki/ca.crt"
 )

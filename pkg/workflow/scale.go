@@ -35,6 +35,8 @@ type ScaleOptions struct {
 	// MaxUnavailable is how many workers may be out of service at once; zero means
 	// what the YAML says.
 	MaxUnavailable int
+	// Confirm is asked before nodes are taken out; nil means yes.
+	Confirm func(leaving []string) error
 }
 
 // Scale makes the nodes of the cluster be those of the YAML: what is new joins as
@@ -60,6 +62,11 @@ func Scale(ctx context.Context, o Options, so ScaleOptions) (*Result, error) {
 	p, err := s.compile(phases, res)
 	if err != nil {
 		return res, err
+	}
+	if so.Confirm != nil && len(res.Left) > 0 {
+		if err := so.Confirm(res.Left); err != nil {
+			return res, err
+		}
 	}
 	if err := s.remember(sc.leavers); err != nil {
 		return res, err
