@@ -42,6 +42,8 @@ type Cluster struct {
 	Clock     Clock
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
+	// Etcd is the cluster's etcd; nil where kubeadm's own look at it has to do.
+	Etcd worker.Etcd
 	// OwnResolver says that a host has no resolver of its own that pods can use.
 	OwnResolver bool
 }
@@ -103,6 +105,7 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 func (c *Cluster) installPhases() []plan.Phase {
 	inv := c.Inventory
 	all, seed := inventory.Names(inv.Nodes), []string{inv.Seed().Name}
+	turn := worker.NewTurn()
 	planes, workers := inventory.Names(inv.ControlPlanes())[1:], inventory.Names(inv.Workers())
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
@@ -134,10 +137,12 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
-		// One after another: etcd takes one new member at a time.
-		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// All at once: only in the etcd phase of its join, each waits for its turn.
+		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, inv.Seed().Name) }
-			return []plan.Step{controlplane.Shared(from), worker.Join(c.workerOptions(n))}, nil
+			o := c.workerOptions(n)
+			o.Etcd, o.Turn = c.Etcd, turn
+			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
 		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{worker.Join(c.workerOptions(n))}, nil

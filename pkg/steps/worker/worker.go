@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,12 @@ type Options struct {
 	// CA returns the certificate of the cluster's CA in PEM.
 	CA  func(ctx context.Context) ([]byte, error)
 	Now func() time.Time
+	// Etcd is the cluster's etcd. Nil where kubeadm does not manage it, or nobody
+	// can ask it: then kubeadm's own look at its health has to do.
+	Etcd Etcd
+	// Turn is shared by the joins of a run, so that one control plane at a time
+	// becomes a member of etcd. Nil where only one joins.
+	Turn *Turn
 }
 
 // kubeletConf is what a finished join leaves.
@@ -168,10 +175,7 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if _, err := h.Run(ctx, host.Command("mkdir", "-p", "-m", "0700", "/etc/kubernetes/manifests")); err != nil {
 		return err
 	}
-	// What an interrupted join left is gone over: credentials that exist are
-	// used, the rest is written again.
-	err = kubeadmrun.Run(ctx, h, "join", "--config", kubeadm.JoinConfigPath, "--ignore-preflight-errors="+strings.Join(again(o.Node), ","))
-	if err != nil {
+	if err := runKubeadm(ctx, h, o, c); err != nil {
 		return fault.New(fault.Failure, fmt.Sprintf("check that %s can reach %s, and that its clock is right; then run the same command again", h.Name(), o.Inventory.Endpoint()), err)
 	}
 	if err := h.Remove(ctx, kubeadm.JoinConfigPath); err != nil { // it holds the token
@@ -188,6 +192,40 @@ func join(ctx context.Context, h host.Host, o Options) error {
 		}
 		return err
 	})
+}
+
+// runKubeadm runs kubeadm join: at once for a worker, in three parts for a
+// control plane, the second of which waits for its turn. What an interrupted
+// join left is gone over: credentials that exist are used, the rest is written
+// again.
+func runKubeadm(ctx context.Context, h host.Host, o Options, c *kube.Client) error {
+	argv := []string{"join", "--config", kubeadm.JoinConfigPath, "--ignore-preflight-errors=" + strings.Join(again(o.Node), ",")}
+	if !o.Node.ControlPlane {
+		return kubeadmrun.Run(ctx, h, argv...)
+	}
+	part := func(kubelet bool, p kubeadm.JoinPart) error {
+		return kubeadmrun.Run(ctx, h, append(slices.Clone(argv), "--skip-phases="+strings.Join(kubeadm.JoinSkips(o.Inventory, kubelet, p), ","))...)
+	}
+	if err := part(false, kubeadm.JoinPrepare); err != nil {
+		return err
+	}
+	// kubeadm starts no kubelet of a node that is there. One that has not got its
+	// credentials yet is started with the token of this join: the last one's may
+	// be gone.
+	there, err := exists(ctx, h, kubeletConf)
+	if err != nil {
+		return err
+	}
+	n, err := c.Node(ctx, o.Node.Name)
+	if err != nil {
+		return err
+	}
+	start := !there || n == nil
+	added, err := o.becomeMember(ctx, h, func() error { return part(start, kubeadm.JoinMember) })
+	if err != nil {
+		return err
+	}
+	return part(start && !added, kubeadm.JoinFinish)
 }
 
 // Marks keeps the labels and taints of a node as the YAML has them.
