@@ -15,6 +15,7 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/internal/admission"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -105,7 +106,7 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 func (c *Cluster) installPhases() []plan.Phase {
 	inv := c.Inventory
 	all, seed := inventory.Names(inv.Nodes), []string{inv.Seed().Name}
-	turn := worker.NewTurn()
+	turn, window := worker.NewTurn(), admission.New()
 	planes, workers := inventory.Names(inv.ControlPlanes())[1:], inventory.Names(inv.Workers())
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
@@ -145,7 +146,9 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
 		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{worker.Join(c.workerOptions(n))}, nil
+			o := c.workerOptions(n)
+			o.Window = window
+			return []plan.Step{worker.Join(o)}, nil
 		})},
 		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
 			var out []plan.Step

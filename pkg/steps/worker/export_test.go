@@ -11,3 +11,13 @@ import (
 func BecomeMember(ctx context.Context, o Options, h host.Host, kubeadm func() error) (bool, error) {
 	return o.becomeMember(ctx, h, kubeadm)
 }
+
+// Unreachable is what a join that has failed says of the way to the endpoint.
+func Unreachable(ctx context.Context, o Options, r host.Reader) string {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if why := o.unreachable(ctx, r, nil, failure{}); why != nil {
+		return why.what
+	}
+	return ""
+}
