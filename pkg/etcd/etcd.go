@@ -50,10 +50,8 @@ type Member struct {
 	PeerURLs   []string
 	ClientURLs []string // empty until it has started
 	Learner    bool     // does not vote yet
+	Started    bool     // has run at least once
 }
-
-// Started reports whether the member has ever run.
-func (m Member) Started() bool { return len(m.ClientURLs) > 0 }
 
 // At reports whether a member is the one of a node, by its name or, before it
 // has started, by its address.
@@ -143,7 +141,7 @@ func (v *View) Members(ctx context.Context) ([]Member, error) {
 			return fmt.Errorf("list the members of etcd through %s: %w", v.node, err)
 		}
 		for _, m := range list.Members {
-			out = append(out, Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
+			out = append(out, Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner, Started: len(m.ClientURLs) > 0})
 		}
 		return nil
 	})
@@ -168,7 +166,7 @@ func (v *View) Health(ctx context.Context) ([]Health, error) {
 
 // ask asks one member how it is.
 func (v *View) ask(ctx context.Context, m Member) error {
-	if !m.Started() {
+	if !m.Started {
 		return errors.New("it has not started yet")
 	}
 	c, err := v.client(m.ClientURLs[0])
@@ -190,7 +188,7 @@ func (v *View) ask(ctx context.Context, m Member) error {
 	return nil
 }
 
-// Healthy returns nil when every member votes and is healthy.
+// Healthy returns nil when every member that votes is healthy.
 func (v *View) Healthy(ctx context.Context) error {
 	all, err := v.Health(ctx)
 	if err != nil {
@@ -198,11 +196,8 @@ func (v *View) Healthy(ctx context.Context) error {
 	}
 	var errs []error
 	for _, h := range all {
-		switch {
-		case h.Err != nil:
+		if h.Err != nil && !h.Learner {
 			errs = append(errs, fmt.Errorf("etcd member %s: %w", h.label(), h.Err))
-		case h.Learner:
-			errs = append(errs, fmt.Errorf("etcd member %s is a learner: it does not vote yet", h.label()))
 		}
 	}
 	return errors.Join(errs...)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -44,4 +45,22 @@ func (c *Client) CreateToken(ctx context.Context, now time.Time, ttl time.Durati
 func (c *Client) DeleteToken(ctx context.Context, token string) error {
 	id, _, _ := strings.Cut(token, ".")
 	return c.Typed.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, "bootstrap-token-"+id, metav1.DeleteOptions{})
+}
+
+// TokenExpiry returns when a bootstrap token ends to be valid; false where the
+// cluster does not know it.
+func (c *Client) TokenExpiry(ctx context.Context, token string) (time.Time, bool, error) {
+	id, _, _ := strings.Cut(token, ".")
+	s, err := c.Typed.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, "bootstrap-token-"+id, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return time.Time{}, false, nil
+	}
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("look for bootstrap token %s: %w", id, err)
+	}
+	at, err := time.Parse(time.RFC3339, string(s.Data["expiration"]))
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("expiration of bootstrap token %s: %w", id, err)
+	}
+	return at, true, nil
 }

@@ -26,6 +26,16 @@ const (
 	etcdTimeout         = 4 * time.Minute
 )
 
+// The time that kubeadm waits in a join for what is there at once where nothing
+// is wrong: a join that hangs ends in minutes, and is looked into. A worker waits
+// for nothing but the API; the kubelet of a control plane waits for the API
+// server beside it, which kubeadm's own five minutes are for.
+const (
+	discoveryTimeout    = 2 * time.Minute
+	kubeletTimeout      = 3 * time.Minute
+	tlsBootstrapTimeout = 2 * time.Minute
+)
+
 // controlPlaneTaint keeps ordinary pods off control planes.
 const controlPlaneTaint = "node-role.kubernetes.io/control-plane"
 
@@ -119,7 +129,7 @@ func Join(inv *inventory.Inventory, node inventory.Node, o JoinOptions) ([]byte,
 		},
 		NodeRegistration: registration(inv, node, o.NodeOptions),
 		Patches:          patches,
-		Timeouts:         timeouts(),
+		Timeouts:         joinTimeouts(node),
 	}
 	if node.ControlPlane {
 		jc.ControlPlane = &v1beta4.JoinControlPlane{
@@ -196,6 +206,16 @@ func timeouts() *v1beta4.Timeouts {
 		ControlPlaneComponentHealthCheck: &metav1.Duration{Duration: controlPlaneTimeout},
 		EtcdAPICall:                      &metav1.Duration{Duration: etcdTimeout},
 	}
+}
+
+func joinTimeouts(node inventory.Node) *v1beta4.Timeouts {
+	t := timeouts()
+	t.Discovery = &metav1.Duration{Duration: discoveryTimeout}
+	t.KubeletHealthCheck = &metav1.Duration{Duration: kubeletTimeout}
+	if !node.ControlPlane {
+		t.TLSBootstrap = &metav1.Duration{Duration: tlsBootstrapTimeout}
+	}
+	return t
 }
 
 func typeMeta(kind string) metav1.TypeMeta {

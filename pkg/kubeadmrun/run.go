@@ -71,6 +71,16 @@ func Run(ctx context.Context, h host.Host, args ...string) error {
 	return err
 }
 
+// Said returns what kubeadm itself said in an error of Run: the lines that name
+// what is wrong. Empty where it said nothing.
+func Said(err error) string {
+	var x *host.ExitError
+	if !errors.As(err, &x) {
+		return ""
+	}
+	return kubeadmError(string(x.Stderr))
+}
+
 // kubeadmError picks the lines that say what is wrong out of kubeadm's output.
 func kubeadmError(text string) string {
 	var out []string

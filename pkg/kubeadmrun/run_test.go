@@ -32,6 +32,12 @@ func TestRun(t *testing.T) {
 	if !errors.As(err, &x) || !strings.HasPrefix(err.Error(), "kubeadm join: error execution phase kubelet-start: timed out; [ERROR Port-10250]: in use") {
 		t.Errorf("got %v", err)
 	}
+	if said := kubeadmrun.Said(err); said != "error execution phase kubelet-start: timed out; [ERROR Port-10250]: in use" {
+		t.Errorf("it said %q", said)
+	}
+	if said := kubeadmrun.Said(errors.New("error: of another")); said != "" {
+		t.Errorf("it said %q", said)
+	}
 	out = "killed"
 	if err := kubeadmrun.Run(t.Context(), m, "join"); err == nil || !strings.HasPrefix(err.Error(), "kubeadm join: ") {
 		t.Errorf("got %v", err)

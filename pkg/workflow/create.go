@@ -15,6 +15,7 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/internal/admission"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -109,6 +110,7 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 func (c *Cluster) installPhases() []plan.Phase {
 	inv := c.Inventory
 	all, seed := inventory.Names(inv.Nodes), []string{c.Seed.Name}
+	turn, window := worker.NewTurn(), admission.New()
 	planes := slices.DeleteFunc(inventory.Names(inv.ControlPlanes()), func(n string) bool { return n == c.Seed.Name })
 	workers := inventory.Names(inv.Workers())
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
@@ -141,13 +143,17 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
-		// One after another: etcd takes one new member at a time.
-		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// All at once: only in the etcd phase of its join, each waits for its turn.
+		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
-			return []plan.Step{controlplane.Shared(from), worker.Join(c.workerOptions(n))}, nil
+			o := c.workerOptions(n)
+			o.Etcd, o.Turn = c.etcd(), turn
+			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
 		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{worker.Join(c.workerOptions(n))}, nil
+			o := c.workerOptions(n)
+			o.Window = window
+			return []plan.Step{worker.Join(o)}, nil
 		})},
 		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
 			var out []plan.Step

@@ -18,9 +18,14 @@ import (
 // makes it.
 type Cluster struct {
 	*API
+	// Etcd is the etcd that control planes become members of.
+	Etcd *Etcd
+	// Phase is called before a phase of kubeadm join, where it is set.
+	Phase func(node, phase string)
+
 	mu sync.Mutex
-	// halt is how many of kubeadm's effects happen before the connection is cut,
-	// as when a host loses its power; 0 means all.
+	// halt is how many more of kubeadm's effects happen before the connection is
+	// cut, as when a host loses its power; negative means all.
 	halt int
 }
 
@@ -46,7 +51,7 @@ const Corefile = `.:53 {
 // NewCluster starts an API whose DaemonSets run on every node at once, and
 // whose pods say that the network works.
 func NewCluster(wire *hosttest.Wire) *Cluster {
-	c := &Cluster{API: New(wire)}
+	c := &Cluster{API: New(wire), Etcd: &Etcd{wire: wire}, halt: -1}
 	c.React = c.control
 	c.Pod = func(pod Object, p, _ string) (string, int) {
 		node, _ := pod["spec"].(Object)["nodeName"].(string)
@@ -113,12 +118,14 @@ func (c *Cluster) AddControlPlane(name string) {
 	c.Put("nodes", "", name, o)
 }
 
-// HaltAfter has the next kubeadm end after n of its effects, together with the
+// HaltAfter has kubeadm end after n more of its effects, together with the
 // connection; 0 lets it finish.
 func (c *Cluster) HaltAfter(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.halt = n
+	if c.halt = n; n == 0 {
+		c.halt = -1
+	}
 }
 
 const kubeconfigPath = "/etc/kubernetes/admin.conf"
@@ -139,13 +146,16 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 			c.run(m, resetEffects(ctx, m))
 			return hosttest.Reply{}, true
 		}
-		config, ignored := "", []string{}
+		config, ignored, skipped := "", []string{}, []string{}
 		for j, a := range args {
 			if a == "--config" && j+1 < len(args) {
 				config = args[j+1]
 			}
 			if list, ok := strings.CutPrefix(a, "--ignore-preflight-errors="); ok {
 				ignored = strings.Split(list, ",")
+			}
+			if list, ok := strings.CutPrefix(a, "--skip-phases="); ok {
+				skipped = strings.Split(list, ",")
 			}
 		}
 		text, ok := m.Read(config)
@@ -164,33 +174,52 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 			if err := c.checkToken(text); err != "" {
 				return hosttest.Reply{Stderr: "error execution phase preflight: " + err, Code: 1}, true
 			}
-			effects, refusals = c.joinEffects(m), found(m, "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/pki/ca.crt")
+			if !slices.Contains(skipped, "preflight") {
+				refusals = found(m, "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/pki/ca.crt")
+			}
+			if r := refused(refusals, ignored); r != nil {
+				return *r, true
+			}
+			return c.join(m, text, skipped), true
 		default:
 			return hosttest.Reply{}, false
 		}
-		for _, r := range refusals {
-			if !slices.Contains(ignored, r) {
-				return hosttest.Reply{Stderr: "error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR " + r + "]: already exists\n", Code: 1}, true
-			}
+		if r := refused(refusals, ignored); r != nil {
+			return *r, true
 		}
 		c.run(m, effects)
 		return hosttest.Reply{}, true
 	}
 }
 
-// run has the effects happen, as many of them as HaltAfter allows.
-func (c *Cluster) run(m *hosttest.Machine, effects []effect) {
-	c.mu.Lock()
-	halt := c.halt
-	c.halt = 0
-	c.mu.Unlock()
-	for n, e := range effects {
-		if halt > 0 && n >= halt {
+// refused is what kubeadm says when a preflight check fails that is not ignored.
+func refused(refusals, ignored []string) *hosttest.Reply {
+	for _, r := range refusals {
+		if !slices.Contains(ignored, r) {
+			return &hosttest.Reply{Stderr: "error execution phase preflight: [preflight] Some fatal errors occurred:\n\t[ERROR " + r + "]: already exists\n", Code: 1}
+		}
+	}
+	return nil
+}
+
+// run has the effects happen, as many of them as HaltAfter allows. It reports
+// whether kubeadm lives on.
+func (c *Cluster) run(m *hosttest.Machine, effects []effect) bool {
+	for _, e := range effects {
+		c.mu.Lock()
+		end := c.halt == 0
+		c.halt--
+		if c.halt < 0 {
+			c.halt = -1
+		}
+		c.mu.Unlock()
+		if end {
 			m.Cut()
-			break
+			return false
 		}
 		e()
 	}
+	return true
 }
 
 // found names the preflight checks that fail because files exist.
@@ -237,29 +266,6 @@ func (c *Cluster) AddCoreDNS() {
 		"spec":   Object{"replicas": 2},
 		"status": Object{"observedGeneration": 9, "updatedReplicas": 2, "availableReplicas": 2, "replicas": 2, "readyReplicas": 2},
 	})
-}
-
-func (c *Cluster) joinEffects(m *hosttest.Machine) []effect {
-	register := func() { c.AddNode(m.Name()) }
-	if _, ok := m.Read("/etc/kubernetes/pki/ca.key"); ok { // only a control plane is given one
-		return []effect{
-			func() { m.Write(kubeconfigPath, 0o600, c.Kubeconfig()) },
-			func() { m.Write("/etc/kubernetes/manifests/kube-apiserver.yaml", 0o600, "apiserver") },
-			func() { m.Write("/etc/kubernetes/kubelet.conf", 0o600, "x") },
-			register,
-			func() {
-				m.Write("/etc/kubernetes/manifests/etcd.yaml", 0o600, "etcd")
-				m.Write("/var/lib/etcd/member/db", 0o600, "db")
-			},
-			func() { c.AddControlPlane(m.Name()) },
-		}
-	}
-	return []effect{
-		func() { m.Write("/etc/kubernetes/pki/ca.crt", 0o644, "CA") },
-		func() { m.Write("/var/lib/kubelet/config.yaml", 0o644, "x") },
-		func() { m.Write("/etc/kubernetes/kubelet.conf", 0o600, "x") },
-		register,
-	}
 }
 
 // resetEffects are what kubeadm reset does, in its order: it empties folders and

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/internal/admission"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -31,6 +33,15 @@ type Options struct {
 	// CA returns the certificate of the cluster's CA in PEM.
 	CA  func(ctx context.Context) ([]byte, error)
 	Now func() time.Time
+	// Etcd is the cluster's etcd. Nil where kubeadm does not manage it, or nobody
+	// can ask it: then kubeadm's own look at its health has to do.
+	Etcd Etcd
+	// Turn is shared by the joins of a run, so that one control plane at a time
+	// becomes a member of etcd. Nil where only one joins.
+	Turn *Turn
+	// Window lets the workers of a run in, as many at a time as the API is quick
+	// for. Nil lets all in.
+	Window *admission.Window
 }
 
 // kubeletConf is what a finished join leaves.
@@ -142,25 +153,11 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if err != nil {
 		return err
 	}
-	token, err := c.CreateToken(ctx, o.Now(), tokenTTL)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.DeleteToken(context.WithoutCancel(ctx), token) }() // it expires by itself too
 	node := kubeadm.NodeOptions{ResolvConf: resolv}
-	config, err := kubeadm.Join(o.Inventory, o.Node, kubeadm.JoinOptions{NodeOptions: node, Token: token})
-	if err != nil {
-		return err
-	}
 	if err := kubeadmrun.PutPatch(ctx, h, o.Node, node); err != nil {
 		return err
 	}
 	if _, err := h.Put(ctx, host.Bytes(kubeadm.DiscoveryPath, 0o600, discovery)); err != nil {
-		return err
-	}
-	f := host.Bytes(kubeadm.JoinConfigPath, 0o600, config)
-	f.Secret = true
-	if _, err := h.Put(ctx, f); err != nil {
 		return err
 	}
 	// The kubelet complains every second where its folder of static pods is
@@ -168,26 +165,102 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if _, err := h.Run(ctx, host.Command("mkdir", "-p", "-m", "0700", "/etc/kubernetes/manifests")); err != nil {
 		return err
 	}
-	// What an interrupted join left is gone over: credentials that exist are
-	// used, the rest is written again.
-	err = kubeadmrun.Run(ctx, h, "join", "--config", kubeadm.JoinConfigPath, "--ignore-preflight-errors="+strings.Join(again(o.Node), ","))
+	if o.Node.ControlPlane { // they are few, and wait for their turn
+		_, err = o.try(ctx, h, c, node, ca)
+	} else {
+		err = o.Window.Do(ctx, transient, func(ctx context.Context) (time.Duration, error) { return o.try(ctx, h, c, node, ca) })
+	}
+	return err
+}
+
+// try joins the node with a token of its own, which it takes back. Where that
+// fails it looks for the reason. It returns how long the API took to answer.
+func (o Options) try(ctx context.Context, h host.Host, c *kube.Client, node kubeadm.NodeOptions, ca []byte) (slowest time.Duration, err error) {
+	start := o.Now()
+	token, err := c.CreateToken(ctx, start, tokenTTL)
+	slowest = o.Now().Sub(start)
 	if err != nil {
-		return fault.New(fault.Failure, fmt.Sprintf("check that %s can reach %s, and that its clock is right; then run the same command again", h.Name(), o.Inventory.Endpoint()), err)
+		return slowest, err
+	}
+	defer func() { _ = c.DeleteToken(context.WithoutCancel(ctx), token) }() // it expires by itself too
+	config, err := kubeadm.Join(o.Inventory, o.Node, kubeadm.JoinOptions{NodeOptions: node, Token: token})
+	if err != nil {
+		return slowest, err
+	}
+	f := host.Bytes(kubeadm.JoinConfigPath, 0o600, config)
+	f.Secret = true
+	if _, err := h.Put(ctx, f); err != nil {
+		return slowest, err
+	}
+	start = o.Now()
+	if err := runKubeadm(ctx, h, o, c); err != nil {
+		return slowest, o.explain(ctx, h, c, failure{err: err, took: o.Now().Sub(start), ca: ca, token: token})
 	}
 	if err := h.Remove(ctx, kubeadm.JoinConfigPath); err != nil { // it holds the token
-		return err
+		return slowest, err
 	}
 	// kubeadm is done when the kubelet has its credentials; the kubelet registers
 	// the node a moment later.
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return kube.Poll(wait, 100*time.Millisecond, func(ctx context.Context) error {
+	return slowest, kube.Poll(wait, 100*time.Millisecond, func(ctx context.Context) error {
+		asked := o.Now()
 		n, err := c.Node(ctx, o.Node.Name)
+		slowest = max(slowest, o.Now().Sub(asked))
 		if err == nil && n == nil {
 			err = fmt.Errorf("the kubelet has not registered node %s", o.Node.Name)
 		}
 		return err
 	})
+}
+
+// explain returns the error of a join with its reason and what to do about it. An
+// error that has a hint of its own, as those of etcd have, says both already.
+func (o Options) explain(ctx context.Context, h host.Host, c *kube.Client, f failure) error {
+	if fault.HintOf(f.err) != "" || fault.CodeOf(f.err) == fault.Unreachable {
+		return f.err
+	}
+	err := o.lookInto(ctx, h, c, f)
+	hint := fmt.Sprintf("see what %s says: kocli exec %[1]s --root -- journalctl -u kubelet -n 50 --no-pager; then run the same command again", h.Name())
+	var why *reasonError
+	if errors.As(err, &why) {
+		hint = why.reasons[0].hint
+	}
+	return fault.New(fault.Failure, hint, err)
+}
+
+// runKubeadm runs kubeadm join: at once for a worker, in three parts for a
+// control plane, the second of which waits for its turn. What an interrupted
+// join left is gone over: credentials that exist are used, the rest is written
+// again.
+func runKubeadm(ctx context.Context, h host.Host, o Options, c *kube.Client) error {
+	argv := []string{"join", "--config", kubeadm.JoinConfigPath, "--ignore-preflight-errors=" + strings.Join(again(o.Node), ",")}
+	if !o.Node.ControlPlane {
+		return kubeadmrun.Run(ctx, h, argv...)
+	}
+	part := func(kubelet bool, p kubeadm.JoinPart) error {
+		return kubeadmrun.Run(ctx, h, append(slices.Clone(argv), "--skip-phases="+strings.Join(kubeadm.JoinSkips(o.Inventory, kubelet, p), ","))...)
+	}
+	if err := part(false, kubeadm.JoinPrepare); err != nil {
+		return err
+	}
+	// kubeadm starts no kubelet of a node that is there. One that has not got its
+	// credentials yet is started with the token of this join: the last one's may
+	// be gone.
+	there, err := exists(ctx, h, kubeletConf)
+	if err != nil {
+		return err
+	}
+	n, err := c.Node(ctx, o.Node.Name)
+	if err != nil {
+		return err
+	}
+	start := !there || n == nil
+	added, err := o.becomeMember(ctx, h, func() error { return part(start, kubeadm.JoinMember) })
+	if err != nil {
+		return err
+	}
+	return part(start && !added, kubeadm.JoinFinish)
 }
 
 // Marks keeps the labels and taints of a node as the YAML has them.

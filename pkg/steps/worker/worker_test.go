@@ -110,46 +110,6 @@ func TestJoin_goesOnAfterAnyEffect(t *testing.T) {
 	}
 }
 
-// A further control plane is a join too, of a node that has the certificates.
-func TestJoin_ofAControlPlane(t *testing.T) {
-	join := func(api kube.API) plan.Step {
-		o := options(t, api, "roles: [control-plane]")
-		if !o.Node.ControlPlane {
-			t.Fatal("the node is no control plane")
-		}
-		return worker.Join(o)
-	}
-	prepared := func() (*hosttest.Machine, *kubetest.Cluster, kube.API) {
-		m, c, api := world()
-		m.Write("/etc/kubernetes/pki/ca.crt", 0o600, "CA")
-		m.Write("/etc/kubernetes/pki/ca.key", 0o600, "KEY")
-		return m, c, api
-	}
-	plantest.Converges(t, func() plantest.World {
-		m, c, api := prepared()
-		return plantest.World{Step: join(api), Host: m, State: c.State, Close: c.Close, Random: []string{kubeadm.JoinConfigPath, kube.AdminConf()}}
-	})
-	for n := 1; n <= 5; n++ {
-		m, c, api := prepared()
-		s := join(api)
-		c.HaltAfter(n)
-		if err := s.Apply(t.Context(), ledger.Wrap(m)); err == nil {
-			t.Errorf("after %d effects: no error surfaces", n)
-		}
-		m.CutBefore(0)
-		if changes, err := s.Check(t.Context(), m); err != nil || len(changes) != 1 {
-			t.Errorf("after %d effects: %v, %v", n, changes, err)
-		}
-		if err := s.Apply(t.Context(), ledger.Wrap(m)); err != nil {
-			t.Errorf("after %d effects, again: %v", n, err)
-		}
-		if changes, err := s.Check(t.Context(), m); err != nil || len(changes) > 0 {
-			t.Errorf("after %d effects, in the end: %v, %v", n, changes, err)
-		}
-		c.Close()
-	}
-}
-
 func TestJoin_leavesNoToken(t *testing.T) {
 	m, c, api := world()
 	defer c.Close()
