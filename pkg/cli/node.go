@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/host/forward"
 	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/netcheck"
 )
@@ -47,6 +48,14 @@ func (a *app) nodeCommand() *cobra.Command {
 			return sink.Splice(cmd.Context(), a.In, "/", a.Out, a.Err, args...)
 		},
 	}
-	node.AddCommand(check, receive, relay, splice)
+	var at string
+	var to []string
+	lend := &cobra.Command{
+		Use: "forward", Short: "Pass connections on until the session ends", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return forward.Serve(cmd.Context(), a.In, at, to) },
+	}
+	lend.Flags().StringVar(&at, "listen", "", "`address` to listen on")
+	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
+	node.AddCommand(check, receive, relay, splice, lend)
 	return node
 }
