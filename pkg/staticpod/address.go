@@ -32,20 +32,13 @@ func LookVirtualIP(ctx context.Context, r host.Reader) (VirtualIP, error) {
 		data []byte
 		err  error
 	}
-	config, pod, links := make(chan file, 1), make(chan error, 1), make(chan file, 1)
+	config := make(chan file, 1)
 	go func() {
 		data, err := r.ReadFile(ctx, kubeadm.KeepalivedConfigPath)
 		config <- file{data, err}
 	}()
-	go func() {
-		_, err := r.Stat(ctx, kubeadm.KeepalivedManifestPath)
-		pod <- err
-	}()
-	go func() {
-		out, err := r.Query(ctx, probe.InterfacesCommand())
-		links <- file{out.Stdout, err}
-	}()
-	c, podErr, l := <-config, <-pod, <-links
+	_, podErr := r.Stat(ctx, kubeadm.KeepalivedManifestPath)
+	c := <-config
 	v := VirtualIP{Pod: podErr == nil}
 	if podErr != nil && !errors.Is(podErr, fs.ErrNotExist) {
 		return v, podErr
@@ -65,10 +58,11 @@ func LookVirtualIP(ctx context.Context, r host.Reader) (VirtualIP, error) {
 		return v, nil //nolint:nilerr // keepalived would not have taken it either
 	}
 	v.Interface = string(m[2])
-	if l.err != nil {
-		return v, l.err
+	links, err := r.Query(ctx, probe.InterfacesCommand())
+	if err != nil {
+		return v, err
 	}
-	for _, i := range probe.ParseInterfaces(string(l.data)) {
+	for _, i := range probe.ParseInterfaces(string(links.Stdout)) {
 		v.Held = v.Held || i.Name == v.Interface && slices.Contains(i.Addresses, v.Address)
 	}
 	return v, nil

@@ -189,6 +189,9 @@ func (s *Session) keepKubeconfig(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("fetch kubeconfig: %w", err)
 	}
+	if data, err = s.outside(data, r.Name()); err != nil {
+		return "", err
+	}
 	return s.dir.Kubeconfig(), s.dir.Write(s.dir.Kubeconfig(), data)
 }
 

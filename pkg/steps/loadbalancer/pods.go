@@ -47,6 +47,10 @@ func HAProxyManifest(inv *inventory.Inventory, images Images) ([]byte, error) {
 
 // KeepalivedManifest renders the static pod of keepalived. digest tells
 // configurations apart.
+//
+// Before each of its scripts keepalived sets the groups of root. Where it may not
+// (SETGID), it takes the script for one that succeeded, and keeps an address with
+// nothing behind it.
 func KeepalivedManifest(images Images, digest string) ([]byte, error) {
 	image, err := images.Image("keepalived")
 	if err != nil {
@@ -58,7 +62,7 @@ func KeepalivedManifest(images Images, digest string) ([]byte, error) {
 		// The VRRP part alone: the other one balances load in the kernel.
 		Command:         []string{"keepalived", "--dont-fork", "--vrrp", "--log-console", "--use-file=" + config, "--pid=/run/keepalived.pid", "--vrrp_pid=/run/vrrp.pid"},
 		Resources:       requests("10m", "16Mi"),
-		SecurityContext: confined("NET_ADMIN", "NET_BROADCAST", "NET_RAW"),
+		SecurityContext: confined("NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SETGID"),
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: "config", MountPath: path.Dir(config), ReadOnly: true}, {Name: "run", MountPath: "/run"}, {Name: "tmp", MountPath: "/tmp"},
 		},
