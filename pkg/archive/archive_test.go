@@ -113,7 +113,7 @@ func TestVerify_stopsWhenCancelled(t *testing.T) {
 	}
 }
 
-func TestSelect_byRoleArchVersionAndCNI(t *testing.T) {
+func TestSelect_byRoleArchVersionCNIAndEndpoint(t *testing.T) {
 	b := mustRead(t, sample(t))
 	refs := func(f archive.Filter) string {
 		var out []string
@@ -130,7 +130,11 @@ func TestSelect_byRoleArchVersionAndCNI(t *testing.T) {
 		return strings.Join(out, " ")
 	}
 	for _, c := range []struct{ name, got, want string }{
-		{"images of a worker", refs(archive.Filter{Role: archive.RoleWorker, Arch: "amd64"}), "flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 kube-proxy:v1.36.3 pause:3.10.2"},
+		{"images of a worker", refs(archive.Filter{Role: archive.RoleWorker, Arch: "amd64"}), "haproxy:2.8.10 flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 kube-proxy:v1.36.3 pause:3.10.2"},
+		{"images of a worker without a load balancer of its own", refs(archive.Filter{Role: archive.RoleWorker, Endpoint: "vip"}), "flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 kube-proxy:v1.36.3 pause:3.10.2"},
+		{"images of a worker with one", refs(archive.Filter{Role: archive.RoleWorker, Endpoint: "local"}), "haproxy:2.8.10 flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 kube-proxy:v1.36.3 pause:3.10.2"},
+		{"images of a control plane that needs neither", refs(archive.Filter{Role: archive.RoleControlPlane, Endpoint: "external"}), "flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 etcd:3.6.8-0 kube-apiserver:v1.36.3 kube-controller-manager:v1.36.3 kube-proxy:v1.36.3 kube-scheduler:v1.36.3 pause:3.10.2"},
+		{"images of a control plane with a virtual IP", refs(archive.Filter{Role: archive.RoleControlPlane, Endpoint: "vip"}), "haproxy:2.8.10 keepalived:2.0.20 flannel-cni-plugin:v1.6.2-flannel1 flannel:v0.26.7 coredns:v1.14.2 etcd:3.6.8-0 kube-apiserver:v1.36.3 kube-controller-manager:v1.36.3 kube-proxy:v1.36.3 kube-scheduler:v1.36.3 pause:3.10.2"},
 		{"nothing for another architecture", refs(archive.Filter{Arch: "arm64"}), ""},
 		{"files of a worker", names(b.Files(archive.Filter{Role: archive.RoleWorker})), "bridge host-local loopback portmap containerd containerd-shim-runc-v2 ctr runc kubeadm kubelet kocli"},
 		{"packages of Debian 12", names(b.Packages("debian", "12", archive.Filter{Arch: "amd64"})), "conntrack ebtables ethtool iptables libmnl0 nftables socat"},

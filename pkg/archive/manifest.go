@@ -84,6 +84,9 @@ type Item struct {
 	Role       Role     `json:"role"`                 // which hosts need it
 	Kubernetes []string `json:"kubernetes,omitempty"` // versions that need it; empty means all
 	CNI        string   `json:"cni,omitempty"`        // needed by this CNI only
+	// Endpoint has the modes of the control plane endpoint that need it alone, with
+	// the role of the hosts that do. Empty: all need it.
+	Endpoint map[string]Role `json:"endpoint,omitempty"`
 	Licence    string   `json:"licence,omitempty"`    // SPDX expression, or "see package"
 	Source     string   `json:"source,omitempty"`     // upstream URL, whichever mirror served it
 	// SourceDigest is the digest of what Source serves, where the item is a
@@ -229,6 +232,11 @@ func (m *Manifest) validate() error {
 func (it *Item) validate() error {
 	if it.Role != RoleAll && it.Role != RoleControlPlane && it.Role != RoleWorker {
 		return fmt.Errorf("role %q is not known", it.Role)
+	}
+	for mode, r := range it.Endpoint {
+		if !wordForm.MatchString(mode) || r != RoleAll && r != RoleControlPlane && r != RoleWorker {
+			return fmt.Errorf("endpoint mode %q or its role %q is not valid", mode, r)
+		}
 	}
 	if !wordForm.MatchString(it.Arch) {
 		return fmt.Errorf("architecture %q is not valid", it.Arch)

@@ -8,10 +8,11 @@ type Filter struct {
 	Role       Role   // role of the host
 	Arch       string // architecture of the host
 	CNI        string // CNI of the cluster; "" leaves none out
+	Endpoint   string // mode of the control plane endpoint; "" leaves none out
 }
 
-// match reports whether an item is wanted. An item for all roles, versions or
-// CNIs is wanted by each of them.
+// match reports whether an item is wanted. An item for all roles, versions, CNIs
+// or endpoints is wanted by each of them.
 func (f Filter) match(it *Item) bool {
 	if f.Arch != "" && it.Arch != f.Arch && it.Arch != ArchAll {
 		return false
@@ -21,6 +22,12 @@ func (f Filter) match(it *Item) bool {
 	}
 	if f.CNI != "" && it.CNI != "" && it.CNI != f.CNI {
 		return false
+	}
+	if f.Endpoint != "" && len(it.Endpoint) > 0 {
+		r, ok := it.Endpoint[f.Endpoint]
+		if !ok || f.Role != "" && f.Role != RoleAll && r != RoleAll && r != f.Role {
+			return false
+		}
 	}
 	if f.Kubernetes == "" || len(it.Kubernetes) == 0 {
 		return true

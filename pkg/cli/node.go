@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kocli/kocli/pkg/host/fanout"
+	"github.com/kocli/kocli/pkg/host/forward"
 	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/netcheck"
 	"github.com/kocli/kocli/pkg/workflow"
@@ -73,5 +74,13 @@ func (a *app) onHostCommands() []*cobra.Command {
 			return sink.Splice(cmd.Context(), a.In, "/", a.Out, a.Err, args...)
 		},
 	}
-	return []*cobra.Command{check, receive, relay, splice}
+	var at string
+	var to []string
+	lend := &cobra.Command{
+		Use: "forward", Short: "Pass connections on until the session ends", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return forward.Serve(cmd.Context(), a.In, at, to) },
+	}
+	lend.Flags().StringVar(&at, "listen", "", "`address` to listen on")
+	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
+	return []*cobra.Command{check, receive, relay, splice, lend}
 }

@@ -1,6 +1,9 @@
 package config
 
-import "github.com/kocli/kocli/pkg/api/v1alpha1"
+import (
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
+	"github.com/kocli/kocli/pkg/inventory"
+)
 
 // Defaults that other packages and the documentation refer to.
 const (
@@ -8,7 +11,6 @@ const (
 	DefaultServiceCIDR      = "10.96.0.0/16"
 	DefaultNodeCIDRMaskSize = 24
 	DefaultDNSDomain        = "cluster.local"
-	defaultAPIPort          = 6443
 	defaultSSHPort          = 22
 	defaultSSHUser          = "root"
 	defaultAuditMaxAge      = 30
@@ -33,8 +35,12 @@ func Default(c *v1alpha1.Cluster) {
 		def(&s.Network.CNI.Flannel.Backend, v1alpha1.FlannelVXLAN)
 	}
 	def(&s.ControlPlane.Endpoint.Mode, v1alpha1.EndpointNone)
-	if s.ControlPlane.Endpoint.Mode == v1alpha1.EndpointExternal {
-		def(&s.ControlPlane.Endpoint.Port, defaultAPIPort)
+	switch s.ControlPlane.Endpoint.Mode {
+	case v1alpha1.EndpointExternal:
+		def(&s.ControlPlane.Endpoint.Port, inventory.APIServerPort)
+	case v1alpha1.EndpointVIP, v1alpha1.EndpointLocal:
+		def(&s.ControlPlane.Endpoint.Port, inventory.LoadBalancerPort)
+	case v1alpha1.EndpointNone:
 	}
 	def(&s.Runtime.Containerd.CgroupDriver, v1alpha1.CgroupSystemd)
 	if a := &s.Kubernetes.Audit; a.Enabled {

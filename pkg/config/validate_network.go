@@ -136,33 +136,6 @@ func validateUpstream(s string, p *field.Path) field.ErrorList {
 	return nil
 }
 
-func validateEndpoint(s *v1alpha1.ClusterSpec, p *field.Path) field.ErrorList {
-	e := s.ControlPlane.Endpoint
-	all := oneOf(e.Mode, p.Child("mode"), v1alpha1.EndpointNone, v1alpha1.EndpointExternal)
-	switch e.Mode {
-	case v1alpha1.EndpointExternal:
-		switch {
-		case e.Address == "":
-			all = append(all, field.Required(p.Child("address"), "the address of the load balancer or virtual IP"))
-		case !isHost(e.Address):
-			all = append(all, field.Invalid(p.Child("address"), e.Address, "must be an IP address or a DNS name"))
-		}
-		all = append(all, validatePort(e.Port, p.Child("port"))...)
-	case v1alpha1.EndpointNone:
-		if e.Address != "" {
-			all = append(all, field.Forbidden(p.Child("address"), `needs mode "external"`))
-		}
-		if e.Port != 0 {
-			all = append(all, field.Forbidden(p.Child("port"), `needs mode "external"`))
-		}
-		if n := controlPlanes(s); n > 1 {
-			all = append(all, field.Invalid(p.Child("mode"), e.Mode,
-				fmt.Sprintf("%d control planes need an address that outlives each of them: set mode to \"external\" and address to your load balancer or virtual IP", n)))
-		}
-	}
-	return all
-}
-
 func controlPlanes(s *v1alpha1.ClusterSpec) int {
 	n := 0
 	for _, h := range s.Hosts {

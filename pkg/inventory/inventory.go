@@ -8,10 +8,8 @@ package inventory
 import (
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 )
@@ -138,19 +136,6 @@ func Names(nodes []Node) []string {
 // starts, and no more than a default: once the cluster exists, work that needs
 // a control plane goes to a healthy one, whichever that is.
 func (inv *Inventory) Seed() Node { return inv.ControlPlanes()[0] }
-
-// Endpoint returns host:port of the API as all nodes use it.
-func (inv *Inventory) Endpoint() string {
-	e := inv.Spec.ControlPlane.Endpoint
-	if e.Mode != v1alpha1.EndpointExternal {
-		return net.JoinHostPort(inv.Seed().IP, strconv.Itoa(APIServerPort))
-	}
-	port := e.Port
-	if port == 0 {
-		port = APIServerPort
-	}
-	return net.JoinHostPort(e.Address, strconv.Itoa(port))
-}
 
 // ServiceDNSIP returns the address of the cluster's DNS service, the tenth of
 // the service range, as kubeadm chooses it.

@@ -35,6 +35,23 @@ const (
 	KubeletPatchPath = PatchesDir + "/kubeletconfiguration+merge.yaml"
 	// CertConfigPath is kubeadm's --config when a certificate is made again.
 	CertConfigPath = ConfigDir + "/kubeadm-certs.yaml"
+	// ManifestsDir is where the kubelet finds static pods.
+	ManifestsDir = "/etc/kubernetes/manifests"
+	// HAProxyDir and KeepalivedDir hold the configuration of the load balancer and
+	// of the virtual IP. Each is mounted into its static pod as a folder: a file that
+	// is replaced by a rename would stay the old one in a mount.
+	HAProxyDir           = ConfigDir + "/haproxy"
+	HAProxyConfigPath    = HAProxyDir + "/haproxy.cfg"
+	KeepalivedDir        = ConfigDir + "/keepalived"
+	KeepalivedConfigPath = KeepalivedDir + "/keepalived.conf"
+	// HAProxyManifestPath and KeepalivedManifestPath are their static pods. The
+	// names are kocli's own, so that a haproxy of somebody else stays.
+	HAProxyManifestPath    = ManifestsDir + "/" + HAProxyPod + ".yaml"
+	KeepalivedManifestPath = ManifestsDir + "/" + KeepalivedPod + ".yaml"
+	// HAProxyPod and KeepalivedPod are the names of the static pods, and of their
+	// only containers.
+	HAProxyPod    = "kocli-haproxy"
+	KeepalivedPod = "kocli-keepalived"
 	// CACertPath is the cluster's CA.
 	CACertPath = "/etc/kubernetes/pki/ca.crt"
 )

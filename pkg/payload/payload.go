@@ -22,6 +22,7 @@ type Target struct {
 	Arch         string // "amd64"
 	ControlPlane bool
 	CNI          string
+	Endpoint     string // mode of the control plane endpoint: "vip"
 	Distribution string // "debian", for packages
 	Release      string // "12"
 }
@@ -41,7 +42,7 @@ func (p Payload) filter() archive.Filter {
 	if p.target.ControlPlane {
 		role = archive.RoleControlPlane
 	}
-	return archive.Filter{Role: role, Arch: p.target.Arch, Kubernetes: p.target.Kubernetes, CNI: p.target.CNI}
+	return archive.Filter{Role: role, Arch: p.target.Arch, Kubernetes: p.target.Kubernetes, CNI: p.target.CNI, Endpoint: p.target.Endpoint}
 }
 
 // Items returns all that the node needs.

@@ -13,28 +13,11 @@ import (
 	"github.com/kocli/kocli/pkg/probe"
 )
 
-// Port is a TCP port that Kubernetes listens on.
-type Port struct {
-	Number int
-	Owner  string // the program that should listen there
-	Peers  bool   // other nodes connect to it
-}
-
-// Ports returns the TCP ports of a node.
-func Ports(n inventory.Node) []Port {
-	ports := []Port{{10250, "kubelet", true}, {10248, "kubelet", false}, {10249, "kube-proxy", false}, {10256, "kube-proxy", false}}
-	if n.ControlPlane {
-		ports = append(ports, Port{inventory.APIServerPort, "kube-apiserver", true}, Port{2379, "etcd", true}, Port{2380, "etcd", true},
-			Port{10257, "kube-controller-manager", false}, Port{10259, "kube-scheduler", false})
-	}
-	return ports
-}
-
 // portsFree refuses ports that another program has. On a host that kocli
 // worked on before, the components of Kubernetes are at home.
-func portsFree(_ Input, n inventory.Node, f probe.Facts) []Finding {
+func portsFree(in Input, n inventory.Node, f probe.Facts) []Finding {
 	var all []Finding
-	for _, p := range Ports(n) {
+	for _, p := range in.Inventory.Ports(n) {
 		l, taken := f.Listener(p.Number)
 		if !taken {
 			continue
@@ -125,7 +108,7 @@ func firewallActive(in Input, n inventory.Node, f probe.Facts) []Finding {
 		return nil
 	}
 	what := make([]string, 0, 8)
-	for _, p := range Ports(n) {
+	for _, p := range in.Inventory.Ports(n) {
 		if p.Peers {
 			what = append(what, strconv.Itoa(p.Number)+"/tcp")
 		}

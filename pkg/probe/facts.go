@@ -124,6 +124,7 @@ const (
 type Interface struct {
 	Name      string         `json:"name"`
 	MTU       int            `json:"mtu"`
+	MAC       string         `json:"mac,omitempty"`
 	Up        bool           `json:"up"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 }
@@ -174,4 +175,16 @@ func (f *Facts) Has(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// InterfaceOf returns the interface that has an address.
+func InterfaceOf(all []Interface, a netip.Addr) (Interface, bool) {
+	for _, i := range all {
+		for _, p := range i.Addresses {
+			if p.Addr() == a {
+				return i, true
+			}
+		}
+	}
+	return Interface{}, false
 }

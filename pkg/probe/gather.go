@@ -84,7 +84,7 @@ func (g gatherer) all(ctx context.Context) error {
 	command(func(s string) { f.ContainerSELinux = strings.HasPrefix(s, "container-selinux-") }, "rpm", "-q", "container-selinux")
 	file("/proc/1/comm", func(s string) { f.Systemd = strings.TrimSpace(s) == "systemd" })
 	file("/proc/net/route", func(s string) { f.DefaultRoute = parseRoute(s) })
-	command(func(s string) { f.Interfaces = parseInterfaces(s) }, "ip", "-j", "addr", "show")
+	command(func(s string) { f.Interfaces = ParseInterfaces(s) }, InterfacesCommand().Argv...)
 	if err := group.Wait(); err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kocli/kocli/pkg/host"
 )
 
 // lines returns the lines of s as fields, without empty ones.
@@ -241,11 +243,16 @@ func parseRoute(s string) string {
 	return ""
 }
 
-// parseInterfaces reads ip -j addr show.
-func parseInterfaces(s string) []Interface {
+// InterfacesCommand asks for what ParseInterfaces reads.
+func InterfacesCommand() host.Cmd { return host.Command("ip", "-j", "addr", "show") }
+
+// ParseInterfaces reads the answer to InterfacesCommand; none where it is no such
+// answer.
+func ParseInterfaces(s string) []Interface {
 	var links []struct {
 		Name  string   `json:"ifname"`
 		MTU   int      `json:"mtu"`
+		MAC   string   `json:"address"`
 		Flags []string `json:"flags"`
 		Addrs []struct {
 			Local string `json:"local"`
@@ -257,7 +264,7 @@ func parseInterfaces(s string) []Interface {
 	}
 	var out []Interface
 	for _, l := range links {
-		i := Interface{Name: l.Name, MTU: l.MTU, Up: slices.Contains(l.Flags, "UP")}
+		i := Interface{Name: l.Name, MTU: l.MTU, MAC: l.MAC, Up: slices.Contains(l.Flags, "UP")}
 		for _, a := range l.Addrs {
 			if addr, err := netip.ParseAddr(a.Local); err == nil {
 				i.Addresses = append(i.Addresses, netip.PrefixFrom(addr, a.Bits))

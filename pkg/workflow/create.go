@@ -25,6 +25,7 @@ import (
 	"github.com/kocli/kocli/pkg/steps/controlplane"
 	"github.com/kocli/kocli/pkg/steps/images"
 	"github.com/kocli/kocli/pkg/steps/kubernetes"
+	"github.com/kocli/kocli/pkg/steps/loadbalancer"
 	"github.com/kocli/kocli/pkg/steps/network"
 	"github.com/kocli/kocli/pkg/steps/osprep"
 	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
@@ -44,6 +45,8 @@ type Cluster struct {
 	Payload func(inventory.Node) payload.Payload
 	Kocli   KocliBinary
 	Clock   Clock
+	// Secret resolves a reference of the cluster YAML; what says what it is for.
+	Secret func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
 	// OwnResolver says that a host has no resolver of its own that pods can use.
@@ -139,18 +142,20 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{images.Import(c.Payload(n), kocliPath())}, nil
 		})},
-		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// Before the kubelet, which kubeadm starts, and which starts these.
+		{Name: "loadbalancer", Follows: []string{"images"}, Nodes: c.balanced(), Steps: node(c.loadBalancerSteps)},
+		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
 		// All at once: only in the etcd phase of its join, each waits for its turn.
-		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
 			o := c.workerOptions(n)
 			o.Etcd, o.Turn = c.etcd(), turn
 			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
-		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			o := c.workerOptions(n)
 			o.Window = window
 			return []plan.Step{worker.Join(o)}, nil
@@ -161,6 +166,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 				out = append(out, worker.Marks(c.workerOptions(n)))
 			}
 			return out, nil
+		})},
+		// Of an endpoint that is not there any more, once nobody uses it.
+		{Name: "leftovers", Needs: []string{"nodes"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
@@ -173,7 +182,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 }
 
 func (c *Cluster) workerOptions(n inventory.Node) worker.Options {
-	return worker.Options{Inventory: c.Inventory, Node: n, API: c.API(), CA: c.ca, Now: c.Clock.Now}
+	return worker.Options{Inventory: c.Inventory, Node: n, API: c.API(), Kocli: kocliPath(), CA: c.ca, Now: c.Clock.Now}
 }
 
 // ca reads the cluster's CA from the control plane, over SSH: a join trusts

@@ -35,7 +35,11 @@ func FetchKubeconfig(ctx context.Context, o Options) (*Kubeconfig, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return noCluster(o)
 		}
-		out.Data, out.From = data, r.Name()
+		if err != nil {
+			return err
+		}
+		out.From = r.Name()
+		out.Data, err = s.outside(data, r.Name())
 		return err
 	})...)
 	if err == nil || ctx.Err() != nil {
@@ -49,6 +53,16 @@ func FetchKubeconfig(ctx context.Context, o Options) (*Kubeconfig, error) {
 		return nil, errors.Join(err, fmt.Errorf("read the copy that was kept: %w", readErr))
 	}
 	return &Kubeconfig{Data: kept, From: s.dir.Kubeconfig(), Unreached: err}, nil
+}
+
+// outside is a kubeconfig of a control plane as it is good for elsewhere: where the
+// endpoint is on the node itself, it leads to that control plane.
+func (s *Session) outside(kubeconfig []byte, node string) ([]byte, error) {
+	n, ok := s.inv.Node(node)
+	if !ok || s.inv.OutsideEndpoint(n) == s.inv.Endpoint() {
+		return kubeconfig, nil
+	}
+	return kube.WithServer(kubeconfig, s.inv.OutsideEndpoint(n))
 }
 
 // noCluster says that there is nothing yet, and how to make it.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/archivetest"
 	"github.com/kocli/kocli/pkg/config"
@@ -64,14 +65,24 @@ func newLab(t *testing.T, example string) *lab {
 		m := hosttest.OS(hosttest.New(n.Name))
 		m.Install(hosttest.Ctr(), l.api.Kubeadm())
 		m.OnDial(l.api.Dial)
+		m.Handle(func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
+			return fmt.Sprintf(`[{"ifname":"eth0","mtu":1500,"flags":["UP"],"addr_info":[{"local":%q,"prefixlen":24}]}]`, n.IP), 0,
+				strings.Join(argv, " ") == "ip -j addr show"
+		})
+		m.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+			return hosttest.Reply{}, len(argv) > 2 && argv[1] == "node" && argv[2] == "forward"
+		})
 		l.hosts[n.Name] = m
 		facts[n.Name] = probe.Facts{Node: n.Name, Arch: archivetest.Arch, OS: probe.OS{ID: "debian", Version: "12"}}
 	}
 	l.cluster = &workflow.Cluster{
-		Inventory: inv, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(), Clock: workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
+		Inventory: inv, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(),
+		Secret: func(context.Context, v1alpha1.SecretRef, string) (string, error) { return "canary-7", nil },
+		Clock:  workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
 		Payload: func(n inventory.Node) payload.Payload {
 			return payload.For(b, payload.Target{
-				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name), Distribution: "debian", Release: "12",
+				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name),
+				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), Distribution: "debian", Release: "12",
 			})
 		},
 	}

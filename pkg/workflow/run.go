@@ -219,6 +219,9 @@ func (s *Session) keepKubeconfig(ctx context.Context, from inventory.Node) (stri
 	if err != nil {
 		return "", fmt.Errorf("fetch kubeconfig: %w", err)
 	}
+	if data, err = s.outside(data, r.Name()); err != nil {
+		return "", err
+	}
 	return s.dir.Kubeconfig(), s.dir.Write(s.dir.Kubeconfig(), data)
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
@@ -188,7 +189,11 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Inventory: s.inv, Seed: seed, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
+	secret := func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error) {
+		v, err := s.o.Secrets.Resolve(ctx, ref, what)
+		return v.Reveal(), err
+	}
+	return &Cluster{Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
 }
 
 func digestFile(path string) (string, int64, error) {

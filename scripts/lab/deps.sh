@@ -4,7 +4,7 @@
 set -euo pipefail
 
 declare -A packages=(
-	[build]='gcc libc6-dev libseccomp-dev pkg-config xz-utils gpgv curl ca-certificates systemd time openssl'
+	[build]='gcc libc6-dev libseccomp-dev pkg-config xz-utils gpgv curl ca-certificates systemd time openssl haproxy keepalived busybox'
 	[lab]='debootstrap docker.io iptables iproute2 openssh-client util-linux skopeo'
 )
 packages[all]="${packages[build]} ${packages[lab]}"

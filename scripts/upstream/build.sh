@@ -127,6 +127,24 @@ fill_netbase() {
 	chmod 755 "$out/busybox-static"
 }
 
+# fill_program DIR PACKAGE...: the root file system of an image that runs a program
+# of Debian's. Busybox is its shell, and asks over HTTP.
+fill_program() {
+	local root=$1/root list=$1/list d deb
+	shift
+	mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
+	for d in bin sbin lib lib64; do ln -s "usr/$d" "$root/$d"; done
+	"$mirror" debs -resolve -suite "$DEBIAN_SUITE" -out "$debs" "$@" busybox >"$list"
+	while read -r deb; do
+		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --keep-directory-symlink --no-same-owner
+	done <"$list"
+	rm -rf "$root"/usr/share/{doc,man,locale,lintian,bash-completion,info,bug,perl5,perl,mysql,snmp,vim} "$root"/usr/lib/x86_64-linux-gnu/{gconv,perl,perl-base} "$root"/var/cache "$root"/var/lib/dpkg "$list"
+	for d in sh cat ls wget; do [ -e "$root/usr/bin/$d" ] || ln -s busybox "$root/usr/bin/$d"; done
+	mkdir -p "$root"/{run,tmp,etc/keepalived,usr/local/etc/haproxy}
+	# What is missing is better found here than on a host.
+	chroot "$root" "/usr/sbin/$1" -v >/dev/null 2>&1 || die "$1 does not run in its image"
+}
+
 build_mirror_tool() {
 	once mirror local "$upstream_dir"/mirror/*.go "$upstream_dir/mirror/go.mod" -- fill_mirror
 	mirror=$built/mirror
@@ -135,7 +153,7 @@ build_mirror_tool() {
 build_debs() {
 	# Everything an image of ours is made of is fetched here too.
 	# shellcheck disable=SC2086 # a list of words
-	once debian "$DEBIAN_SUITE" -- fill_debs "$DEBIAN_SUITE" $DEBIAN_PACKAGES iproute2 kmod busybox busybox-static
+	once debian "$DEBIAN_SUITE" -- fill_debs "$DEBIAN_SUITE" $DEBIAN_PACKAGES iproute2 kmod busybox busybox-static haproxy keepalived
 	debs=$built
 }
 
@@ -198,7 +216,11 @@ spec_common() {
 		 "entrypoint": ["/opt/bin/flanneld"], "layers": [{"tree": "$netbase/root"}, {"files": {"/opt/bin/flanneld": "$fl/flanneld"}}]},
 		{"ref": "ghcr.io/flannel-io/flannel-cni-plugin:$FLANNEL_CNI_PLUGIN_TAG",
 		 "origin": ["github.com/containernetworking/plugins@$FLANNEL_CNI_PLUGIN_MODULE (plugins/meta/flannel, the plugin's home before it had a repository of its own)"],
-		 "layers": [{"files": {"/bin/busybox": "$netbase/busybox-static", "/flannel": "$fc/flannel"}, "links": {"/bin/cp": "busybox", "/bin/sh": "busybox"}}]}
+		 "layers": [{"files": {"/bin/busybox": "$netbase/busybox-static", "/flannel": "$fc/flannel"}, "links": {"/bin/cp": "busybox", "/bin/sh": "busybox"}}]},
+		{"ref": "docker.io/library/haproxy:$HAPROXY_TAG", "origin": ["Debian $DEBIAN_SUITE package haproxy, which is another version than the tag says"],
+		 "layers": [{"tree": "$cache/upstream/haproxy/$DEBIAN_SUITE/root"}]},
+		{"ref": "docker.io/osixia/keepalived:$KEEPALIVED_TAG", "origin": ["Debian $DEBIAN_SUITE package keepalived, which is another version than the tag says"],
+		 "layers": [{"tree": "$cache/upstream/keepalived/$DEBIAN_SUITE/root"}]}
 		], "files": [
 		{"path": "$gh/containerd/containerd/releases/download/$CONTAINERD_VERSION/$cdt", "origin": ["github.com/containerd/containerd/v2@$CONTAINERD_VERSION"],
 		 "tar": {"bin/containerd": "$cd/containerd", "bin/containerd-shim-runc-v2": "$cd/containerd-shim-runc-v2", "bin/ctr": "$cd/ctr"},
@@ -226,6 +248,8 @@ build_common() {
 	# shellcheck disable=SC2086 # a list of words
 	once netbase "$DEBIAN_SUITE" "$debs/dists/$DEBIAN_SUITE/InRelease" -- fill_netbase
 	netbase=$built
+	once haproxy "$DEBIAN_SUITE" "$debs/dists/$DEBIAN_SUITE/InRelease" -- fill_program haproxy
+	once keepalived "$DEBIAN_SUITE" "$debs/dists/$DEBIAN_SUITE/InRelease" -- fill_program keepalived
 	spec_common >"$cache/work/common.$$.json"
 	"$mirror" add -root "$mirror_root" "$cache/work/common.$$.json"
 	rm -f "$cache/work/common.$$.json"

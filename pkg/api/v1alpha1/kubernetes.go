@@ -89,12 +89,32 @@ type ControlPlane struct {
 type Endpoint struct {
 	// none: the address of the only control plane. external: a load balancer or
 	// virtual IP that exists already and leads to port 6443 of every control
-	// plane. Default: none.
-	Mode EndpointMode `json:"mode,omitempty" jsonschema:"enum=none,enum=external"`
-	// IP address or DNS name of the external endpoint.
+	// plane. vip: a virtual IP that moves between the control planes (keepalived),
+	// with a load balancer behind it (haproxy). local: a load balancer (haproxy) on
+	// every node, reached at 127.0.0.1. Default: none.
+	Mode EndpointMode `json:"mode,omitempty" jsonschema:"enum=none,enum=external,enum=vip,enum=local"`
+	// external: IP address or DNS name of the endpoint. vip: an unused IPv4
+	// address in the network of the control planes.
 	Address string `json:"address,omitempty"`
-	// Port of the external endpoint. Default: 6443.
+	// Port of the endpoint. vip and local use the next port as well, on the
+	// loopback. Default: 6443 with external, 8443 with vip and local.
 	Port int `json:"port,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	// How the control planes agree on who holds the address, with vip.
+	VRRP *VRRP `json:"vrrp,omitempty"`
+}
+
+// VRRP is how the control planes agree on who holds the virtual IP.
+type VRRP struct {
+	// Virtual router id, unique in the layer 2 network. Default: derived from the
+	// name of the cluster and the address.
+	ID int `json:"id,omitempty" jsonschema:"minimum=1,maximum=255"`
+	// Password, of which VRRP takes 8 characters. It is sent in the clear, and
+	// guards against mistakes only. Default: derived from the name of the cluster
+	// and the address.
+	Password SecretRef `json:"password,omitempty"`
+	// Network interface of the control planes. Default: the one that has the
+	// address of the node.
+	Interface string `json:"interface,omitempty"`
 }
 
 // EndpointMode is how the control plane endpoint comes about.
@@ -104,4 +124,6 @@ type EndpointMode string
 const (
 	EndpointNone     EndpointMode = "none"
 	EndpointExternal EndpointMode = "external"
+	EndpointVIP      EndpointMode = "vip"
+	EndpointLocal    EndpointMode = "local"
 )

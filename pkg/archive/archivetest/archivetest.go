@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/kocli/kocli/pkg/archive"
@@ -118,8 +119,17 @@ func Release(version string) (*archive.Manifest, Content) {
 		{"registry.k8s.io/pause:3.10.2", archive.RoleAll},
 		{"ghcr.io/flannel-io/flannel:v0.26.7", archive.RoleAll},
 		{"ghcr.io/flannel-io/flannel-cni-plugin:v1.6.2-flannel1", archive.RoleAll},
+		{"docker.io/library/haproxy:2.8.10", archive.RoleAll},
+		{"docker.io/osixia/keepalived:2.0.20", archive.RoleControlPlane},
 	} {
-		items = append(items, c.Image(x.ref, x.role, base, layer(x.ref)))
+		it := c.Image(x.ref, x.role, base, layer(x.ref))
+		switch {
+		case strings.Contains(x.ref, "haproxy"):
+			it.Endpoint = map[string]archive.Role{"vip": archive.RoleControlPlane, "local": archive.RoleAll}
+		case strings.Contains(x.ref, "keepalived"):
+			it.Endpoint = map[string]archive.Role{"vip": archive.RoleControlPlane}
+		}
+		items = append(items, it)
 	}
 	for _, x := range []struct {
 		kind                           archive.Kind
@@ -164,7 +174,7 @@ func Release(version string) (*archive.Manifest, Content) {
 		Name: "sample", BuiltBy: "v0.0.0-test",
 		Kubernetes: []archive.Release{{Version: version, Components: map[string]string{
 			"containerd": "2.2.9", "runc": "1.4.3", "cni-plugins": "1.9.1", "etcd": "3.6.8-0", "coredns": "v1.14.2", "pause": "3.10.2",
-			"flannel": "v0.26.7", "flannel-cni-plugin": "v1.6.2-flannel1",
+			"flannel": "v0.26.7", "flannel-cni-plugin": "v1.6.2-flannel1", "haproxy": "2.8.10", "keepalived": "2.0.20",
 		}}},
 		Architectures: []string{Arch}, CNI: []string{"flannel"},
 		Distributions: []archive.Distribution{{ID: "debian", Version: "12"}},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -183,6 +184,9 @@ func (b *builder) images() []resolver {
 		if old.CNI != it.CNI {
 			old.CNI = ""
 		}
+		if !maps.Equal(old.Endpoint, it.Endpoint) {
+			old.Endpoint = nil
+		}
 	}
 	for _, arch := range b.archs {
 		for _, im := range b.opts.Catalogue.Images {
@@ -192,7 +196,7 @@ func (b *builder) images() []resolver {
 			for _, u := range b.uses(im.Component) {
 				add(archive.Item{
 					Name: catalogue.Expand(im.Ref, u.version, arch), Component: im.Component, Version: u.version, Arch: arch,
-					Role: im.Role, Kubernetes: u.kubernetes, CNI: im.CNI, Licence: im.Licence,
+					Role: im.Role, Kubernetes: u.kubernetes, CNI: im.CNI, Endpoint: im.Endpoint, Licence: im.Licence,
 				})
 			}
 		}

@@ -191,7 +191,7 @@ func arrived(t *testing.T, b *archive.Bundle, r *push.Result) {
 			t.Errorf("%s did not arrive with its digest", it.Label())
 		}
 	}
-	if n != 19 || len(found) != n {
+	if n != 23 || len(found) != n {
 		t.Errorf("%d items of the bundle, %d in the registry", n, len(found))
 	}
 }
@@ -207,7 +207,7 @@ func TestPush_everythingArrivesAndASecondPushSendsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	arrived(t, b, r)
-	if r.Pushed != 10 || r.Skipped != 0 || r.Sent == 0 || r.Sent > r.Total || last != r.Total || total != r.Total {
+	if r.Pushed != 12 || r.Skipped != 0 || r.Sent == 0 || r.Sent > r.Total || last != r.Total || total != r.Total {
 		t.Errorf("%d pushed, %d skipped, %d of %d bytes; progress %d of %d", r.Pushed, r.Skipped, r.Sent, r.Total, last, total)
 	}
 	s.forget()
@@ -215,7 +215,7 @@ func TestPush_everythingArrivesAndASecondPushSendsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := s.writes(""); n > 0 || again.Sent > 0 || again.Pushed > 0 || again.Skipped != 10 {
+	if n := s.writes(""); n > 0 || again.Sent > 0 || again.Pushed > 0 || again.Skipped != 12 {
 		t.Errorf("the second push: %d writes, %d bytes, %d pushed, %d skipped", n, again.Sent, again.Pushed, again.Skipped)
 	}
 }
@@ -419,7 +419,7 @@ func TestPush_overTLS(t *testing.T) {
 	if err := os.WriteFile(o.CAFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := push.Push(t.Context(), o); err != nil || r.Pushed != 10 {
+	if r, err := push.Push(t.Context(), o); err != nil || r.Pushed != 12 {
 		t.Errorf("with the CA: %+v, %v", r, err)
 	}
 	plain := serve(t, false)

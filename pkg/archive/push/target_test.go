@@ -21,10 +21,10 @@ func TestPush_mapsRepositories(t *testing.T) {
 		{"below a prefix", "/kocli", false, map[string]string{
 			"registry.k8s.io/pause:3.10.2": "/kocli/pause:3.10.2", "registry.k8s.io/coredns/coredns:v1.14.2": "/kocli/coredns/coredns:v1.14.2",
 			"ghcr.io/flannel-io/flannel:v0.26.7": "/kocli/flannel-io/flannel:v0.26.7", "charts.example.com/stable/app:1.2.3": "/kocli/stable/app:1.2.3",
-		}, map[string]string{"registry.k8s.io": "/v2/kocli", "ghcr.io": "/v2/kocli"}},
-		{"without a prefix", "", false, map[string]string{"registry.k8s.io/pause:3.10.2": "/pause:3.10.2"}, map[string]string{"registry.k8s.io": "", "ghcr.io": ""}},
+		}, map[string]string{"registry.k8s.io": "/v2/kocli", "ghcr.io": "/v2/kocli", "docker.io": "/v2/kocli"}},
+		{"without a prefix", "", false, map[string]string{"registry.k8s.io/pause:3.10.2": "/pause:3.10.2"}, map[string]string{"registry.k8s.io": "", "ghcr.io": "", "docker.io": ""}},
 		{"with the registry in front", "/a/b/", true, map[string]string{"registry.k8s.io/pause:3.10.2": "/a/b/registry.k8s.io/pause:3.10.2"},
-			map[string]string{"registry.k8s.io": "/v2/a/b/registry.k8s.io", "ghcr.io": "/v2/a/b/ghcr.io"}},
+			map[string]string{"registry.k8s.io": "/v2/a/b/registry.k8s.io", "ghcr.io": "/v2/a/b/ghcr.io", "docker.io": "/v2/a/b/docker.io"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			s := serve(t, false)
@@ -68,7 +68,7 @@ func TestPush_imagesAskedForByDigest(t *testing.T) {
 	}
 	var got []string
 	for _, im := range r.Images {
-		if strings.HasPrefix(im.Source, "docker.io/") {
+		if strings.HasPrefix(im.Source, "docker.io/library/") && !strings.Contains(im.Source, "haproxy") {
 			got = append(got, im.Target[strings.Index(im.Target, "/"):])
 		}
 	}

@@ -21,7 +21,7 @@ func bundle(t *testing.T, controlPlane bool) payload.Payload {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
-	return payload.For(b, payload.Target{Kubernetes: archivetest.Kubernetes, Arch: archivetest.Arch, ControlPlane: controlPlane, CNI: "flannel"})
+	return payload.For(b, payload.Target{Kubernetes: archivetest.Kubernetes, Arch: archivetest.Arch, ControlPlane: controlPlane, CNI: "flannel", Endpoint: "none"})
 }
 
 // running is a machine with containerd.

@@ -70,7 +70,7 @@ func TestSteps_containerdThatOthersUseStays(t *testing.T) {
 		if err != nil || len(changes) != 1 || !strings.Contains(changes[0].String(), "namespace moby") {
 			t.Errorf("%s: %v, %v", what, changes, err)
 		}
-		for _, s := range Steps()[2:] {
+		for _, s := range Steps()[3:] {
 			if err := s.Apply(t.Context(), m); err != nil {
 				t.Errorf("%s: %s: %v", what, s.ID(), err)
 			}
@@ -92,7 +92,7 @@ func TestSteps_containerdThatOthersUseStays(t *testing.T) {
 			t.Errorf("%s: containerd runs: %t; the ledger holds %v, %v", what, runs(t, m, "containerd.service"), book, err)
 		}
 		m.Delete(hosttest.NamespacesDir) // the others have gone: now it can go too
-		for _, s := range Steps()[2:] {
+		for _, s := range Steps()[3:] {
 			if err := s.Apply(t.Context(), m); err != nil {
 				t.Errorf("%s, later: %s: %v", what, s.ID(), err)
 			}

@@ -22,7 +22,7 @@ import (
 
 // Steps returns the steps of a host, in order.
 func Steps() []plan.Step {
-	return []plan.Step{Kubeadm(), Network(), Runtime(), Undo()}
+	return []plan.Step{Address(), Kubeadm(), Network(), Runtime(), Undo()}
 }
 
 // Ours reports whether kocli installed the Kubernetes of a host.

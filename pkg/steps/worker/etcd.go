@@ -115,6 +115,9 @@ func (o Options) settle(ctx context.Context, h host.Host) (voting bool, busy, er
 	if err := errors.Join(err1, err2); err != nil {
 		return false, nil, err
 	}
+	if errors.Is(err3, etcd.ErrNone) {
+		return false, nil, nil // it is elsewhere
+	}
 	if err3 != nil && fault.CodeOf(err3) == fault.Unreachable {
 		return false, nil, err3
 	}
@@ -173,6 +176,9 @@ func (o Options) votes(ctx context.Context) error {
 // voting says why the host is no started, voting member of a healthy etcd.
 func (o Options) voting(ctx context.Context) error {
 	members, err := o.Etcd.Members(ctx)
+	if errors.Is(err, etcd.ErrNone) {
+		return nil // it is elsewhere
+	}
 	if err != nil {
 		return err
 	}

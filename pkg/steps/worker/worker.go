@@ -30,6 +30,9 @@ type Options struct {
 	Inventory *inventory.Inventory
 	Node      inventory.Node
 	API       kube.API
+	// Kocli is where kocli is on the host. It stands in for a load balancer on the
+	// node itself, which the kubelet starts, while the kubelet is being joined.
+	Kocli string
 	// CA returns the certificate of the cluster's CA in PEM.
 	CA  func(ctx context.Context) ([]byte, error)
 	Now func() time.Time
@@ -160,6 +163,11 @@ func join(ctx context.Context, h host.Host, o Options) error {
 	if _, err := h.Put(ctx, host.Bytes(kubeadm.DiscoveryPath, 0o600, discovery)); err != nil {
 		return err
 	}
+	stop, err := lend(ctx, h, o)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	// The kubelet complains every second where its folder of static pods is
 	// missing, which kubeadm makes on control planes only.
 	if _, err := h.Run(ctx, host.Command("mkdir", "-p", "-m", "0700", "/etc/kubernetes/manifests")); err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/steps/loadbalancer"
 	"github.com/kocli/kocli/pkg/steps/network"
 )
 
@@ -14,6 +15,24 @@ import (
 type manifest struct {
 	name string
 	data []byte
+}
+
+// staticPodsOf renders the static pods of kocli's own that a host gets.
+func (in Input) staticPodsOf(h Host, find network.Images) ([]manifest, error) {
+	mode := in.Inventory.Spec.ControlPlane.Endpoint.Mode
+	if mode != v1alpha1.EndpointLocal && (mode != v1alpha1.EndpointVIP || !h.ControlPlane) {
+		return nil, nil
+	}
+	haproxy, err := loadbalancer.HAProxyManifest(in.Inventory, find)
+	if err != nil {
+		return nil, err
+	}
+	out := []manifest{{"static pod of haproxy", haproxy}}
+	if mode != v1alpha1.EndpointVIP {
+		return out, nil
+	}
+	keepalived, err := loadbalancer.KeepalivedManifest(find, "")
+	return append(out, manifest{"static pod of keepalived", keepalived}), err
 }
 
 // manifestsOf renders all manifests that the cluster gets.

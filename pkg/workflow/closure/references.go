@@ -47,7 +47,11 @@ func (in Input) references(h Host, p payload.Payload) ([]reference, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range manifests {
+	pods, err := in.staticPodsOf(h, find)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range append(manifests, pods...) {
 		refs, err := workloadImages(m.data)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.name, err)

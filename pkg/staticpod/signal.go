@@ -1,0 +1,47 @@
+// Package staticpod handles kocli's own static pods on a host: it signals what runs
+// in them, through containerd, and gives back the virtual IP that one of them holds.
+// It knows nothing of how they are configured.
+package staticpod
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/host"
+)
+
+// Signal sends a signal to the first process of each running container of a name
+// in Kubernetes, and returns how many there were. Where containerd does not run,
+// there are none.
+func Signal(ctx context.Context, h host.Host, container, signal string) (int, error) {
+	ctr := func(args ...string) host.Cmd {
+		return host.Command(append([]string{"/usr/local/bin/ctr", "-n", "k8s.io"}, args...)...)
+	}
+	outs, errs, err := converge.Asked(ctx, h,
+		ctr("containers", "ls", "-q", `labels."io.kubernetes.container.name"==`+container),
+		ctr("tasks", "ls"))
+	if err != nil || errs[0] != nil || errs[1] != nil {
+		return 0, err
+	}
+	ids := strings.Fields(outs[0].Text())
+	n := 0
+	for l := range strings.Lines(outs[1].Text()) {
+		f := strings.Fields(l) // TASK PID STATUS
+		if len(f) != 3 || f[2] != "RUNNING" || !slices.Contains(ids, f[0]) {
+			continue
+		}
+		_, err := h.Run(ctx, ctr("tasks", "kill", "--signal", signal, f[0]))
+		var x *host.ExitError
+		if errors.As(err, &x) && strings.Contains(string(x.Stderr), "not found") {
+			continue // it ended in between
+		}
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
