@@ -87,8 +87,8 @@ type Item struct {
 	// Endpoint has the modes of the control plane endpoint that need it alone, with
 	// the role of the hosts that do. Empty: all need it.
 	Endpoint map[string]Role `json:"endpoint,omitempty"`
-	Licence    string   `json:"licence,omitempty"`    // SPDX expression, or "see package"
-	Source     string   `json:"source,omitempty"`     // upstream URL, whichever mirror served it
+	Licence  string          `json:"licence,omitempty"` // SPDX expression, or "see package"
+	Source   string          `json:"source,omitempty"`  // upstream URL, whichever mirror served it
 	// SourceDigest is the digest of what Source serves, where the item is a
 	// part of it: a program out of upstream's tarball.
 	SourceDigest string   `json:"sourceDigest,omitempty"`

@@ -23,6 +23,7 @@ import (
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/probe"
 	"github.com/kocli/kocli/pkg/steps/controlplane"
+	"github.com/kocli/kocli/pkg/steps/endpoint"
 	"github.com/kocli/kocli/pkg/steps/images"
 	"github.com/kocli/kocli/pkg/steps/kubernetes"
 	"github.com/kocli/kocli/pkg/steps/loadbalancer"
@@ -119,6 +120,9 @@ func (c *Cluster) installPhases() []plan.Phase {
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
+			if !ok && name == c.Seed.Name {
+				n, ok = c.Seed, true // it leaves when others have joined
+			}
 			if !ok {
 				return nil, fmt.Errorf("no host is called %s", name)
 			}
@@ -148,17 +152,28 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
+		// Where a cluster moves to another address, who serves it comes first, then who
+		// hands it on, then who uses it.
+		{Name: "certificates", Needs: []string{"control-plane"}, Follows: []string{"loadbalancer"}, Nodes: inventory.Names(inv.ControlPlanes()), Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{endpoint.Certificate(c.endpoint(n))}, nil
+		})},
+		{Name: "endpoint", Needs: []string{"certificates"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{endpoint.Cluster(c.endpoint(n))}, nil
+		})},
 		// All at once: only in the etcd phase of its join, each waits for its turn.
-		{Name: "control-planes", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "control-planes", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
 			o := c.workerOptions(n)
 			o.Etcd, o.Turn = c.etcd(), turn
 			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
-		{Name: "workers", Needs: []string{"control-plane"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "workers", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			o := c.workerOptions(n)
 			o.Window = window
 			return []plan.Step{worker.Join(o)}, nil
+		})},
+		{Name: "kubeconfigs", Needs: []string{"endpoint"}, Follows: []string{"control-planes", "workers", "loadbalancer"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{endpoint.Kubelet(c.endpoint(n))}, nil
 		})},
 		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
 			var out []plan.Step
@@ -168,7 +183,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return out, nil
 		})},
 		// Of an endpoint that is not there any more, once nobody uses it.
-		{Name: "leftovers", Needs: []string{"nodes"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "leftovers", Needs: []string{"nodes", "kubeconfigs"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
@@ -179,6 +194,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return []plan.Step{s}, err
 		})},
 	}
+}
+
+func (c *Cluster) endpoint(n inventory.Node) endpoint.Options {
+	return endpoint.Options{Inventory: c.Inventory, Node: n, API: c.API()}
 }
 
 func (c *Cluster) workerOptions(n inventory.Node) worker.Options {

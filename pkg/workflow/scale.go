@@ -388,15 +388,25 @@ func (sc *scaling) joining() []string {
 // kubeletConf is what every node of a cluster has.
 const kubeletConf = "/etc/kubernetes/kubelet.conf"
 
-// upkeepPhases keep on every node what names the other nodes.
+// upkeepPhases keep on every node what names the other nodes: /etc/hosts and the
+// load balancer.
 func (c *Cluster) upkeepPhases() []plan.Phase {
-	return []plan.Phase{{Name: "os", Nodes: inventory.Names(c.Inventory.Nodes), Steps: func(name string) ([]plan.Step, error) {
-		n, ok := c.Inventory.Node(name)
-		if !ok || !on(c.Inventory.Spec.OS.ManageHosts) {
-			return nil, nil
+	c.Payload = nil
+	of := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
+		return func(name string) ([]plan.Step, error) {
+			n, _ := c.Inventory.Node(name)
+			return f(n)
 		}
-		return []plan.Step{osprep.Hosts(c.Inventory, n)}, nil
-	}}}
+	}
+	return []plan.Phase{
+		{Name: "os", Nodes: inventory.Names(c.Inventory.Nodes), Steps: of(func(n inventory.Node) ([]plan.Step, error) {
+			if !on(c.Inventory.Spec.OS.ManageHosts) {
+				return nil, nil
+			}
+			return []plan.Step{osprep.Hosts(c.Inventory, n)}, nil
+		})},
+		{Name: "loadbalancer", Nodes: c.balanced(), Steps: of(c.loadBalancerSteps)},
+	}
 }
 
 func (sc *scaling) drainTimeout() time.Duration {

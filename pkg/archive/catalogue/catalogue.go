@@ -41,15 +41,15 @@ type File struct {
 
 // Image is an image from a registry.
 type Image struct {
-	Component string       `json:"component"`
-	CNI       string       `json:"cni,omitempty"`
+	Component string `json:"component"`
+	CNI       string `json:"cni,omitempty"`
 	// Endpoint has the modes of the control plane endpoint that need it, with the
 	// role of the hosts that do. The image is in every bundle, so that a cluster can
 	// change its mode later.
 	Endpoint map[string]archive.Role `json:"endpoint,omitempty"`
-	Role      archive.Role `json:"role"`
-	Licence   string       `json:"licence"`
-	Ref       string       `json:"ref"`
+	Role     archive.Role            `json:"role"`
+	Licence  string                  `json:"licence"`
+	Ref      string                  `json:"ref"`
 }
 
 // Release is a version of Kubernetes with the component versions that fit.

@@ -23,7 +23,8 @@ type Cluster struct {
 	// Phase is called before a phase of kubeadm join, where it is set.
 	Phase func(node, phase string)
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	config string // what kubeadm init was told, as ClusterConfiguration
 	// halt is how many more of kubeadm's effects happen before the connection is
 	// cut, as when a host loses its power; negative means all.
 	halt int
@@ -166,7 +167,11 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 		var refusals []string
 		switch args[0] {
 		case "init":
-			effects, refusals = c.initEffects(m), found(m, "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/manifests/etcd.yaml")
+			if len(args) > 2 && args[1] == "phase" && args[2] == "certs" {
+				effects = []effect{c.certificate(m, text)}
+				break
+			}
+			effects, refusals = c.initEffects(m, text), found(m, "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/manifests/etcd.yaml")
 			if _, ok := m.Read("/var/lib/etcd/member/db"); ok {
 				refusals = append(refusals, "DirAvailable--var-lib-etcd")
 			}
@@ -233,7 +238,11 @@ func found(m *hosttest.Machine, files ...string) []string {
 	return out
 }
 
-func (c *Cluster) initEffects(m *hosttest.Machine) []effect {
+func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
+	own := clusterConfiguration(config)
+	c.mu.Lock()
+	c.config = own
+	c.mu.Unlock()
 	file := func(p, text string) effect {
 		return func() {
 			if _, ok := m.Read(p); !ok { // kubeadm uses what is there
@@ -243,16 +252,21 @@ func (c *Cluster) initEffects(m *hosttest.Machine) []effect {
 	}
 	return []effect{
 		file("/etc/kubernetes/pki/ca.crt", "CA"), file("/etc/kubernetes/pki/ca.key", "KEY"),
-		file("/etc/kubernetes/admin.conf", c.Kubeconfig()), file("/etc/kubernetes/kubelet.conf", c.Kubeconfig()),
+		c.certificate(m, own),
+		file("/etc/kubernetes/admin.conf", c.conf()), file("/etc/kubernetes/kubelet.conf", c.conf()),
 		file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"),
 		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
 		func() { c.AddControlPlane(m.Name()) },
 		func() {
-			c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": "x"}})
+			c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": own}})
 		},
-		func() { c.Put("configmaps", "kube-public", "cluster-info", Object{"data": Object{"kubeconfig": "x"}}) },
+		func() {
+			c.Put("configmaps", "kube-public", "cluster-info", Object{"data": Object{"kubeconfig": c.conf()}})
+		},
 		func() { c.AddCoreDNS() },
-		func() { c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": "x"}}) },
+		func() {
+			c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": "x", "kubeconfig.conf": c.conf()}})
+		},
 	}
 }
 

@@ -57,7 +57,7 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 	switch phase {
 	case "control-plane-prepare/kubeconfig":
 		if controlPlane {
-			return []effect{write(kubeconfigPath, c.Kubeconfig())}, nil
+			return []effect{c.certificate(m, c.remembered()), write(kubeconfigPath, c.conf())}, nil
 		}
 	case "control-plane-prepare/control-plane":
 		if controlPlane {
@@ -101,7 +101,7 @@ func (c *Cluster) bootstrapEffects(m *hosttest.Machine, controlPlane bool) ([]ef
 		return nil, fmt.Errorf("failed while waiting for TLS bootstrap: the API server of this host does not start without its etcd")
 	}
 	return []effect{
-		func() { m.Write(kubeletPath, 0o600, "x") },
+		func() { m.Write(kubeletPath, 0o600, c.conf()) },
 		func() {
 			if c.Get("nodes", "", m.Name()) == nil {
 				c.AddNode(m.Name())

@@ -2,14 +2,8 @@ package endpoint_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"regexp"
 	"slices"
@@ -78,13 +72,13 @@ func world(t *testing.T, node string) (*hosttest.Machine, *kubetest.Cluster, end
 	m.Write(kubeadm.CACertPath, 0o644, string(text))
 	m.Write("/etc/systemd/system/kubelet.service", 0o644, "[Service]\nExecStart=/usr/bin/kubelet\n")
 	m.Write("/etc/kubernetes/manifests/kube-apiserver.yaml", 0o600, "x")
-	m.Write("/etc/kubernetes/pki/apiserver.crt", 0o644, certificate(t, "127.0.0.1", "10.0.0.1", "cp-1"))
+	m.Write("/etc/kubernetes/pki/apiserver.crt", 0o644, kubetest.Certificate("127.0.0.1", "10.0.0.1", "cp-1"))
 	m.Install(func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
 		if !slices.Contains(argv, "certs") {
 			return hosttest.Reply{}, false
 		}
 		if _, there := m.Read("/etc/kubernetes/pki/apiserver.crt"); !there { // kubeadm uses what is there
-			m.Write("/etc/kubernetes/pki/apiserver.crt", 0o644, certificate(t, "127.0.0.1", "10.0.0.1", "cp-1", "example.com"))
+			m.Write("/etc/kubernetes/pki/apiserver.crt", 0o644, kubetest.Certificate("127.0.0.1", "10.0.0.1", "cp-1", "example.com"))
 			m.Write("/etc/kubernetes/pki/apiserver.key", 0o600, "key")
 		}
 		return hosttest.Reply{}, true
@@ -94,28 +88,6 @@ func world(t *testing.T, node string) (*hosttest.Machine, *kubetest.Cluster, end
 		Look: func(ctx context.Context) (*kube.Client, error) { return access.Look(ctx, m) },
 		Dial: func(ctx context.Context) (*kube.Client, error) { return access.Dial(ctx, m) },
 	}}
-}
-
-// certificate is one for names and addresses, signed by itself.
-func certificate(t *testing.T, sans ...string) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	form := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	for _, s := range sans {
-		if ip := net.ParseIP(s); ip != nil {
-			form.IPAddresses = append(form.IPAddresses, ip)
-		} else {
-			form.DNSNames = append(form.DNSNames, s)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, form, form, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 func TestSteps_converge(t *testing.T) {
@@ -133,7 +105,7 @@ func TestSteps_converge(t *testing.T) {
 			plantest.Converges(t, func() plantest.World {
 				m, c, o := world(t, x.node)
 				return plantest.World{Step: x.step(o), Host: m, State: c.State, Close: c.Close, Random: []string{
-					kube.AdminConf(), "/etc/kubernetes/kubelet.conf", kubeadm.CACertPath, "/etc/kubernetes/pki/apiserver.crt",
+					kube.AdminConf(), "/etc/kubernetes/kubelet.conf", kubeadm.CACertPath,
 				}}
 			})
 		})

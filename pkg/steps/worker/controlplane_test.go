@@ -81,7 +81,7 @@ func TestJoin_ofAControlPlaneConverges(t *testing.T) {
 // kubeadm is cut off after any of its effects, the token of that run is gone, and
 // the next run goes on: the same members, and none twice.
 func TestJoin_ofAControlPlaneGoesOnAfterAnyEffect(t *testing.T) {
-	const effects = 13
+	const effects = 14
 	for n := 1; n < effects; n++ {
 		m, c, o := planeWorld(t)
 		s := worker.Join(o)
