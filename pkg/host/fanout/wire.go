@@ -201,11 +201,16 @@ func (l *link) receive() (kind byte, body []byte, err error) {
 		l.box = make([]byte, n, max(n, frameData+64))
 	}
 	l.box = l.box[:n]
-	if err := l.wakeAt(n); err != nil {
-		return 0, nil, err
-	}
-	if _, err := io.ReadFull(l.conn, l.box); err != nil {
-		return 0, nil, err
+	for got := 0; got < n; {
+		// For what is left of the frame: were it for all of it, the end of the last
+		// one would wake nobody.
+		if err := l.wakeAt(n - got); err != nil {
+			return 0, nil, err
+		}
+		m, err := l.conn.Read(l.box[got:])
+		if got += m; err != nil && got < n {
+			return 0, nil, err
+		}
 	}
 	if err := l.wakeAt(1); err != nil {
 		return 0, nil, err
