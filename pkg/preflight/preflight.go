@@ -59,7 +59,7 @@ type Input struct {
 	// Neighbours is what control planes found at the virtual IP. Empty where it is the
 	// cluster's already.
 	Neighbours []Neighbour
-	Ignore    []string // names of checks, beside spec.preflight.ignore
+	Ignore     []string // names of checks, beside spec.preflight.ignore
 }
 
 // Bundle is what the bundle holds.
