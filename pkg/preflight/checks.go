@@ -35,6 +35,10 @@ func Checks() []Check {
 		{"resolver-loopback", "A resolver on the loopback cannot be used from pods.", perNode(resolverLoopback)},
 		{"ports-free", "The ports of Kubernetes are not taken by another program.", perNode(portsFree)},
 		{"firewall-active", "A firewall lets the traffic of Kubernetes through.", perNode(firewallActive)},
+		{"control-plane-count", "An even number of control planes bears no more than one less, and many are slow.", controlPlaneCount},
+		{"endpoint-external", "Every host reaches the external endpoint of the API.", endpointExternal},
+		{"vip-interface", "The virtual IP lies in the network of the interface that it is put on.", perNode(vipInterface)},
+		{"vip-conflict", "No other machine has the virtual IP.", vipConflict},
 		{"reachability", "The hosts reach each other on the ports of Kubernetes.", reachability},
 	}
 }

@@ -117,6 +117,9 @@ func firewallActive(in Input, n inventory.Node, f probe.Facts) []Finding {
 		what = append(what, "8472/udp")
 	}
 	net := in.Inventory.Spec.Network
+	if in.Inventory.Spec.ControlPlane.Endpoint.Mode == v1alpha1.EndpointVIP && n.ControlPlane {
+		what = append(what, "vrrp")
+	}
 	finding := refuse(openPorts(name, what, net.PodCIDR, net.ServiceCIDR),
 		"%s is active: it has to let in %s, and everything from %s and %s", name, strings.Join(what, " "), net.PodCIDR, net.ServiceCIDR)
 	if len(in.Inventory.Nodes) == 1 || reached(in, n.Name) || f.Managed {
@@ -132,6 +135,10 @@ func openPorts(firewall string, ports []string, sources ...string) string {
 	var b strings.Builder
 	if firewall == "ufw" {
 		for _, p := range ports {
+			if p == "vrrp" { // ufw has no word for it
+				b.WriteString("allow protocol 112 (VRRP) between the control planes in /etc/ufw/before.rules; ")
+				continue
+			}
 			b.WriteString("ufw allow " + p + "; ")
 		}
 		for _, s := range sources {
@@ -142,6 +149,10 @@ func openPorts(firewall string, ports []string, sources ...string) string {
 	}
 	b.WriteString("firewall-cmd --permanent")
 	for _, p := range ports {
+		if p == "vrrp" {
+			b.WriteString(" --add-protocol=vrrp")
+			continue
+		}
 		b.WriteString(" --add-port=" + p)
 	}
 	b.WriteString("; firewall-cmd --permanent --zone=trusted")

@@ -55,7 +55,11 @@ type Input struct {
 	Bundle    Bundle
 	Need      map[string][]Space // by node: what the install will write
 	Reach     []Reach
-	Ignore    []string // names of checks, beside spec.preflight.ignore
+	Endpoint  []Reach // from nodes to the external endpoint; To is empty
+	// Neighbours is what control planes found at the virtual IP. Empty where it is the
+	// cluster's already.
+	Neighbours []Neighbour
+	Ignore     []string // names of checks, beside spec.preflight.ignore
 }
 
 // Bundle is what the bundle holds.

@@ -1,6 +1,7 @@
 package preflight_test
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -65,6 +66,20 @@ func both(changes ...func(*preflight.Input)) func(*preflight.Input) {
 	return func(in *preflight.Input) {
 		for _, c := range changes {
 			c(in)
+		}
+	}
+}
+
+// endpoint changes the control plane endpoint.
+func endpoint(e v1alpha1.Endpoint) func(*preflight.Input) {
+	return func(in *preflight.Input) { in.Inventory.Spec.ControlPlane.Endpoint = e }
+}
+
+// planes adds control planes until there are n, of which nothing else is known.
+func planes(n int) func(*preflight.Input) {
+	return func(in *preflight.Input) {
+		for i := len(in.Inventory.ControlPlanes()); i < n; i++ {
+			in.Inventory.Nodes = append(in.Inventory.Nodes, inventory.Node{Name: fmt.Sprint("more-", i), ControlPlane: true})
 		}
 	}
 }
@@ -168,6 +183,25 @@ func TestChecks(t *testing.T) {
 		{"a host that is not reached is refused", func(in *preflight.Input) {
 			in.Reach = []preflight.Reach{{From: "worker-1", To: "cp-1", Address: "10.0.0.11:6443", Err: "i/o timeout"}}
 		}, "reachability worker-1 error", "open port 6443"},
+		{"two control planes are worth a word", planes(2), "control-plane-count  warning", "the loss of none, as 1 do"},
+		{"three are fine", planes(3), "", ""},
+		{"four are worth a word", planes(4), "control-plane-count  warning", "the loss of 1, as 3 do: etcd needs a majority, which is 3 of 4"},
+		{"seven are fine", planes(7), "", ""},
+		{"nine are many", planes(9), "control-plane-count  warning", "waits for 5 members"},
+		{"an external endpoint that is not reached is refused", func(in *preflight.Input) {
+			in.Endpoint = []preflight.Reach{{From: "cp-1", Address: "lb:6443"}, {From: "worker-1", Address: "lb:6443", Err: "i/o timeout"}}
+		}, "endpoint-external worker-1 error", "lb:6443 is not reached from worker-1: i/o timeout"},
+		{"a virtual IP in the network of the control plane is fine", endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "10.0.0.99", Port: 8443}), "", ""},
+		{"a virtual IP elsewhere is refused", endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "192.168.77.99", Port: 8443}), "vip-interface cp-1 error", "is not in the network of eth0"},
+		{"an interface that is not there is refused", endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "10.0.0.99", Port: 8443, VRRP: &v1alpha1.VRRP{Interface: "bond9"}}), "vip-interface cp-1 error", "no interface bond9"},
+		{"a virtual IP that a host of the cluster has is refused", both(endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "10.0.0.99", Port: 8443}),
+			on("worker-1", func(f *probe.Facts) { f.Interfaces[0].MAC = "02:00:00:00:00:09" }),
+			func(in *preflight.Input) {
+				in.Neighbours = []preflight.Neighbour{{Node: "cp-1", Answers: true, MAC: "02:00:00:00:00:09"}, {Node: "cp-2"}}
+			}), "vip-conflict cp-1 error", "02:00:00:00:00:09, which is worker-1"},
+		{"the port of the load balancer taken is refused", both(endpoint(v1alpha1.Endpoint{Mode: "local", Port: 8443}), on("worker-1", listens(8443, "tomcat"))), "ports-free worker-1 error", "port 8443, which haproxy needs, is taken by tomcat"},
+		{"so is the port after it", both(endpoint(v1alpha1.Endpoint{Mode: "local", Port: 8443}), on("worker-1", listens(8444, "tomcat"))), "ports-free worker-1 error", "port 8444"},
+		{"a firewall has to let VRRP through", both(endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "10.0.0.99", Port: 8443}), firewalld), "firewall-active cp-1 error", "--add-protocol=vrrp"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := healthy(t)

@@ -292,6 +292,31 @@ func TestCreate_noSecretInEventsOrPlans(t *testing.T) {
 	}
 }
 
+// The user's password of the virtual IP is in one file of each control plane.
+func TestCreate_passwordOfTheVirtualIP(t *testing.T) {
+	const canary = "canary-7"
+	l := newLab(t, "../../examples/cluster-vip.yaml")
+	var said strings.Builder
+	said.WriteString(l.preview(t))
+	if _, err := l.compile(t, plan.Options{}).Execute(t.Context(), l, func(e plan.Event) { fmt.Fprintf(&said, "%+v\n", e) }); err != nil {
+		t.Fatal(err)
+	}
+	said.WriteString(l.preview(t))
+	for name, m := range l.hosts {
+		said.WriteString(strings.Join(m.Log(), "\n"))
+		n, _ := l.inv.Node(name)
+		for _, f := range m.Files() {
+			text, _ := m.Read(f)
+			if has := strings.Contains(text, canary); has != (n.ControlPlane && f == kubeadm.KeepalivedConfigPath) {
+				t.Errorf("%s on %s: %v", f, name, has)
+			}
+		}
+	}
+	if strings.Contains(said.String(), canary) || !strings.Contains(said.String(), kubeadm.KeepalivedConfigPath) {
+		t.Error("the password was said, or nothing was")
+	}
+}
+
 // With many hosts, all of them get their content in one go, and nobody waits
 // for a head start that the others need too.
 func TestCreatePhases_ofManyHosts(t *testing.T) {

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strconv"
 	"strings"
@@ -31,8 +32,17 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 			}
 		}
 	}
+	asked := make(chan error, 1)
+	go func() {
+		var err error
+		in.Neighbours, err = s.neighbours(ctx, facts)
+		asked <- err
+	}()
 	var err error
-	in.Reach, err = s.reach(ctx, facts)
+	if in.Reach, err = s.reach(ctx, facts); err == nil {
+		in.Endpoint, err = s.reachEndpoint(ctx, facts)
+	}
+	err = errors.Join(err, <-asked)
 	return preflight.Run(in), err
 }
 

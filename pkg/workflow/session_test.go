@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
@@ -161,6 +162,23 @@ func TestStatus_throughTheControlPlanes(t *testing.T) {
 			t.Errorf("problems:\n%s", problems)
 		}
 	})
+}
+
+// At home on a node, a kubeconfig of mode local leads to the node itself: elsewhere
+// it has to lead to the control plane that it came from.
+func TestKubeconfig_leadsOutOfModeLocal(t *testing.T) {
+	m := answering(t, "cp-2")
+	s := session(t, machines{"cp-2": m})
+	conf, _ := m.Read(kube.AdminConf())
+	same, err := s.outside([]byte(conf), "cp-2")
+	if err != nil || string(same) != conf {
+		t.Errorf("with an external endpoint it changed: %v", err)
+	}
+	s.inv.Spec.ControlPlane.Endpoint = v1alpha1.Endpoint{Mode: v1alpha1.EndpointLocal, Port: 8443}
+	out, err := s.outside([]byte(conf), "cp-2")
+	if err != nil || !strings.Contains(string(out), "server: https://10.0.0.2:6443") || strings.Contains(string(out), "127.0.0.1") {
+		t.Errorf("%s, %v", out, err)
+	}
 }
 
 func TestSameCluster(t *testing.T) {

@@ -152,10 +152,12 @@ func (p proxy) look(ctx context.Context, r host.Reader) (running, error) {
 	return asleep, nil
 }
 
-// The time that haproxy is given to load a configuration, and a kubelet to start
-// a static pod whose image is there.
+// The time that haproxy is given to load a configuration and a kubelet to start
+// a static pod whose image is there, after which haproxy is told again, and between
+// two looks.
 const (
 	startTime = 90 * time.Second
+	againTime = 3 * time.Second
 	loadPoll  = 100 * time.Millisecond
 )
 
@@ -167,15 +169,16 @@ func (p proxy) apply(ctx context.Context, h host.Host) error {
 	if err != nil || is == current || is == asleep {
 		return err
 	}
-	if is == old {
-		// The master process loads the file and hands the listening sockets on to a
-		// new worker; the old one keeps its connections until they end.
-		if _, err := staticpod.Signal(ctx, h, kubeadm.HAProxyPod, "SIGUSR2"); err != nil {
-			return fmt.Errorf("reload haproxy: %w", err)
-		}
-	}
 	// A pod that changed itself is started anew by the kubelet meanwhile.
-	for range startTime / loadPoll {
+	for i := range startTime / loadPoll {
+		// The master process loads the file and hands the listening sockets on to a
+		// new worker; the old one keeps its connections until they end. A signal that
+		// arrives while the master still starts is lost on it.
+		if is == old && i%(againTime/loadPoll) == 0 {
+			if _, err := staticpod.Signal(ctx, h, kubeadm.HAProxyPod, "SIGUSR2"); err != nil {
+				return fmt.Errorf("reload haproxy: %w", err)
+			}
+		}
 		if is, err = p.look(ctx, h); err != nil || is == current || is == asleep {
 			return err
 		}

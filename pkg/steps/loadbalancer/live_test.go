@@ -84,13 +84,34 @@ func (l *live) start() {
 	})
 }
 
+// shows reports whether the kernel shows the name.
+func shows(fingerprint string) bool {
+	table, err := os.ReadFile("/proc/net/unix")
+	return err == nil && strings.Contains(string(table), "@"+fingerprint)
+}
+
 // loaded waits until the kernel shows the name.
 func (l *live) loaded(fingerprint string) {
 	l.t.Helper()
-	until(l.t, fingerprint+" is listened on", func() bool {
-		table, err := os.ReadFile("/proc/net/unix")
-		return err == nil && strings.Contains(string(table), "@"+fingerprint)
-	})
+	until(l.t, fingerprint+" is listened on", func() bool { return shows(fingerprint) })
+}
+
+// reload tells haproxy to load its configuration, until it has: a signal that comes
+// while it still starts is lost.
+func (l *live) reload(fingerprint string) {
+	l.t.Helper()
+	for i := range 300 {
+		if i%40 == 0 {
+			if err := l.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
+				l.t.Fatal(err)
+			}
+		}
+		if shows(fingerprint) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	l.t.Fatal(fingerprint + " was not loaded")
 }
 
 func until(t *testing.T, what string, ok func() bool) {
@@ -173,11 +194,7 @@ func TestHAProxy_reloadDropsNoConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, servers := range [][]*httptest.Server{{a, b, c}, {b, c}, {a, b, c}} {
-		next := l.load(servers...)
-		if err := l.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
-			t.Fatal(err)
-		}
-		l.loaded(next)
+		l.reload(l.load(servers...))
 	}
 	until(t, "all API servers are asked", func() bool {
 		mu.Lock()

@@ -127,6 +127,12 @@ func TestCheck_namesWhatIsMissingAndWhoAsks(t *testing.T) {
 			"image registry.k8s.io/pause:3.10.2 (amd64): sandbox of pods; DaemonSet kocli-system/netcheck; containerd's configuration"},
 		{"an image of a manifest", single, without("amd64", "ghcr.io/flannel-io/flannel-cni-plugin"), nil,
 			"image ghcr.io/flannel-io/flannel-cni-plugin:v1.6.2-flannel1 (amd64): DaemonSet kube-flannel/flannel"},
+		{"the images of a virtual IP", "../../../examples/cluster-vip.yaml", without("amd64", "docker.io/library/haproxy", "docker.io/osixia/keepalived"), nil,
+			"image docker.io/library/haproxy:2.8.10 (amd64): Pod kube-system/kocli-haproxy\nimage docker.io/osixia/keepalived:2.0.20 (amd64): Pod kube-system/kocli-keepalived"},
+		{"the image of a load balancer on every node, workers too", "../../../examples/cluster-local.yaml", without("amd64", "docker.io/library/haproxy"), func(in *closure.Input) {
+			in.Hosts = []closure.Host{{Arch: "amd64"}}
+		}, "image docker.io/library/haproxy:2.8.10 (amd64): Pod kube-system/kocli-haproxy"},
+		{"no image of a load balancer that is not asked for", three, without("amd64", "docker.io/library/haproxy", "docker.io/osixia/keepalived"), nil, ""},
 		{"an image of one architecture", three, both("registry.k8s.io/kube-proxy"), nil,
 			"image registry.k8s.io/kube-proxy:v1.36.3 (arm64): DaemonSet kube-system/kube-proxy"},
 		{"an image that workers do not get", three, func(m *archive.Manifest, _ archivetest.Content) {
