@@ -52,12 +52,19 @@ subnet_prefix() {
 	echo "172.30.$n"
 }
 
+bridge() { echo "klab-$(printf %s "$lab" | sha256sum | cut -c1-8)"; }
+
+# inside_rule ACTION: what stays on the lab's own switch passes, multicast too. Docker
+# drops what is not for an address of the network, which no switch does.
+inside_rule() { iptables -w "$1" DOCKER-USER -i "$(bridge)" -o "$(bridge)" -j ACCEPT 2>/dev/null; }
+
 network_up() {
 	local net=kocli-lab-$lab
+	inside_rule -C || inside_rule -I || say "warning: multicast between hosts may be dropped: there is no chain DOCKER-USER"
 	if "${docker[@]}" network inspect "$net" >/dev/null 2>&1; then return; fi
 	# No address before 172.30.x.128 is given out by itself: hosts have fixed ones.
 	"${docker[@]}" network create --internal --subnet "$prefix.0/24" --ip-range "$prefix.128/25" --gateway "$prefix.1" \
-		--label "kocli.lab=$lab" --opt "com.docker.network.bridge.name=klab-$(printf %s "$lab" | sha256sum | cut -c1-8)" "$net" >/dev/null
+		--label "kocli.lab=$lab" --opt "com.docker.network.bridge.name=$(bridge)" "$net" >/dev/null
 }
 
 host_create() {
@@ -155,6 +162,7 @@ cmd_down() {
 		ids=$("${docker[@]}" ps -aq --filter "label=kocli.lab=$lab")
 		# shellcheck disable=SC2086 # one id a word
 		[ -z "$ids" ] || "${docker[@]}" rm -fv $ids >/dev/null
+		inside_rule -D || :
 		! "${docker[@]}" network inspect "kocli-lab-$lab" >/dev/null 2>&1 || "${docker[@]}" network rm "kocli-lab-$lab" >/dev/null
 		engine_stop
 	elif [ -e "$engine/docker.pid" ]; then
