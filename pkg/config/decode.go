@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -111,6 +112,10 @@ func (d *decoder) str(n *yaml.Node, v reflect.Value, p *field.Path) {
 			return
 		}
 		d.fault(n, p, "must be a string, not %s", describe(n))
+		return
+	}
+	if i := 0; n.Tag == "!!int" && v.Type() == reflect.TypeFor[v1alpha1.CountOrPercent]() && n.Decode(&i) == nil {
+		v.SetString(strconv.Itoa(i))
 		return
 	}
 	switch n.Tag {

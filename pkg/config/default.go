@@ -16,6 +16,8 @@ const (
 	defaultAuditMaxAge      = 30
 	defaultAuditMaxBackups  = 10
 	defaultAuditMaxSize     = 100
+	defaultMaxUnavailable   = "1"
+	defaultDrainTimeout     = "10m"
 )
 
 // Default fills in what the user left out. What a host leaves out of its ssh
@@ -51,6 +53,8 @@ func Default(c *v1alpha1.Cluster) {
 	def(&s.SSH.User, defaultSSHUser)
 	def(&s.SSH.Port, defaultSSHPort)
 	bastion(s.SSH.Bastion)
+	def(&s.Maintenance.MaxUnavailable, defaultMaxUnavailable)
+	def(&s.Maintenance.DrainTimeout, defaultDrainTimeout)
 	yes(&s.OS.ManageHosts)
 	yes(&s.OS.ManageSwap)
 	yes(&s.OS.InstallPackages)

@@ -31,6 +31,7 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, validateSSH(&c.Spec.SSH, spec.Child("ssh"))...)
 	all = append(all, validateContainerd(&c.Spec.Runtime.Containerd, spec.Child("runtime", "containerd"))...)
 	all = append(all, validateHosts(&c.Spec, spec.Child("hosts"))...)
+	all = append(all, validateMaintenance(&c.Spec.Maintenance, spec.Child("maintenance"))...)
 	all = append(all, noBlanks(c.Spec.Preflight.Ignore, spec.Child("preflight", "ignore"))...)
 	all = append(all, validateReserved(&c.Spec, spec)...)
 	if len(all) == 0 {
@@ -44,6 +45,17 @@ func validateName(name string, p *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(p, "the cluster needs a name")}
 	}
 	return invalid(p, name, validation.IsDNS1123Label(name))
+}
+
+func validateMaintenance(m *v1alpha1.Maintenance, p *field.Path) field.ErrorList {
+	var all field.ErrorList
+	if err := m.MaxUnavailable.Check(); err != nil {
+		all = append(all, field.Invalid(p.Child("maxUnavailable"), string(m.MaxUnavailable), err.Error()))
+	}
+	if err := m.DrainTimeout.Check(); err != nil {
+		all = append(all, field.Invalid(p.Child("drainTimeout"), string(m.DrainTimeout), err.Error()))
+	}
+	return all
 }
 
 // validateReserved refuses what a later version will understand.

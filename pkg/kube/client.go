@@ -44,6 +44,7 @@ type Client struct {
 	Typed   kubernetes.Interface
 	dynamic dynamic.Interface
 	mapper  meta.RESTMapper
+	asked   nodeQuestions
 }
 
 // Access hands out clients, one for each control plane and kind of access, so

@@ -8,22 +8,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
-
-// Node returns a node, or nil where the cluster does not know it.
-func (c *Client) Node(ctx context.Context, name string) (*corev1.Node, error) {
-	n, err := c.Typed.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get node %s: %w", name, err)
-	}
-	return n, nil
-}
 
 // Nodes returns all nodes.
 func (c *Client) Nodes(ctx context.Context) ([]corev1.Node, error) {

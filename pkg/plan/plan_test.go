@@ -177,6 +177,44 @@ func TestPreview_looksAndNeverDials(t *testing.T) {
 	}
 }
 
+// All checks of a node meet, so that their questions travel together; and of very
+// many nodes, some wait.
+func TestPreview_checksOfANodeMeetAndVeryManyNodesWait(t *testing.T) {
+	const n = 200
+	var nodes []string
+	meet := map[string]*sync.WaitGroup{}
+	for i := range n {
+		nodes = append(nodes, fmt.Sprintf("n-%d", i))
+		meet[nodes[i]] = &sync.WaitGroup{}
+		meet[nodes[i]].Add(2)
+	}
+	var mu sync.Mutex
+	inside, most := 0, 0
+	count := func(d int) {
+		mu.Lock()
+		defer mu.Unlock()
+		inside += d
+		most = max(most, inside)
+	}
+	one := func(id string) plan.Step {
+		return converge.Func{Name: id, CheckFn: func(_ context.Context, r host.Reader) ([]plan.Change, error) {
+			count(1)
+			defer count(-1)
+			meet[r.Name()].Done()
+			meet[r.Name()].Wait()
+			return []plan.Change{{Object: id}}, nil
+		}}
+	}
+	p := compile(t, plan.Phase{Name: "one", Nodes: nodes, Steps: fixed(one("x"))}, plan.Phase{Name: "two", Nodes: nodes, Steps: fixed(one("y"))})
+	changes, err := p.Preview(t.Context(), newDialer())
+	if err != nil || len(changes) != 2*n {
+		t.Errorf("%d changes, %v", len(changes), err)
+	}
+	if most > 2*64 {
+		t.Errorf("%d checks at once", most)
+	}
+}
+
 func TestPreview_reportsEveryNodeThatCannotBeReachedAndTheChangesOfTheOthers(t *testing.T) {
 	p := compile(t, plan.Phase{Name: "one", Nodes: []string{"a", "b", "c"}, Steps: fixed(file("x"))})
 	d := newDialer()

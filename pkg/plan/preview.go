@@ -68,29 +68,47 @@ func (p *Plan) look(ctx context.Context, d Dialer) (map[string]host.Reader, erro
 	return out, errors.Join(errs...)
 }
 
-// checkAll runs every check at once, so that a reader that batches can answer
-// them in a handful of round trips.
+// maxChecked is how many nodes are checked at once. With many hundreds, the
+// questions of all of them at the same time would take more memory than the
+// answers.
+const maxChecked = 64
+
+// checkAll runs every check of a node at once, so that a reader that batches can
+// answer them in a handful of round trips, on many nodes at once.
 func (p *Plan) checkAll(ctx context.Context, readers map[string]host.Reader) map[key]finding {
 	var mu sync.Mutex
-	var wg sync.WaitGroup
 	out := map[key]finding{}
+	one := func(ph *Phase, node string, i int) {
+		changes, err := check(ctx, ph.Name, node, p.steps[task{ph.Name, node}][i], readers[node])
+		mu.Lock()
+		defer mu.Unlock()
+		out[key{ph.Name, node, i}] = finding{changes, err}
+	}
+	checks := map[string][]func(){} // by node
 	for _, ph := range p.phases {
 		for _, n := range ph.Nodes {
-			r, ok := readers[n]
-			if !ok {
+			if readers[n] == nil {
 				continue
 			}
-			for i, s := range p.steps[task{ph.Name, n}] {
-				wg.Go(func() {
-					changes, err := check(ctx, ph.Name, n, s, r)
-					mu.Lock()
-					defer mu.Unlock()
-					out[key{ph.Name, n, i}] = finding{changes, err}
-				})
+			for i := range p.steps[task{ph.Name, n}] {
+				checks[n] = append(checks[n], func() { one(&ph, n, i) })
 			}
 		}
 	}
-	wg.Wait()
+	slots := make(chan struct{}, maxChecked)
+	var nodes sync.WaitGroup
+	for _, todo := range checks {
+		nodes.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			var wg sync.WaitGroup
+			for _, f := range todo {
+				wg.Go(f)
+			}
+			wg.Wait()
+		})
+	}
+	nodes.Wait()
 	return out
 }
 

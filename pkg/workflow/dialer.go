@@ -29,6 +29,7 @@ type Hosts struct {
 	options sshhost.Options
 	now     func() time.Time
 	record  func(host.Entry)
+	logins  chan struct{} // has room for maxLogins
 
 	mu    sync.Mutex
 	conns map[string]*connection
@@ -48,7 +49,7 @@ var _ plan.Dialer = (*Hosts)(nil)
 
 // NewHosts returns the dialer of an inventory. record is told of every command.
 func NewHosts(inv *inventory.Inventory, secrets *config.Secrets, o sshhost.Options, now func() time.Time, record func(host.Entry)) *Hosts {
-	return &Hosts{inv: inv, secrets: secrets, options: o, now: now, record: record, conns: map[string]*connection{}}
+	return &Hosts{inv: inv, secrets: secrets, options: o, now: now, record: record, conns: map[string]*connection{}, logins: make(chan struct{}, maxLogins)}
 }
 
 // Include makes nodes reachable that are not in the inventory any more.
@@ -111,13 +112,29 @@ func (d *Hosts) open(ctx context.Context, node string, c *connection) error {
 	if err != nil {
 		return err
 	}
-	if c.raw, err = sshhost.Dial(ctx, t, d.options); err != nil {
+	if c.raw, err = d.dial(ctx, t); err != nil {
 		return err
 	}
 	full := host.Record(c.raw, d.now, d.record)
 	c.reader = host.NewBatch(node, full, 0)
 	c.host = sink.Wrap(ledger.Wrap(full), c.reader, kocliPath())
 	return nil
+}
+
+// maxLogins is how many hosts are logged in to at once. A login has to end within
+// seconds, which those of many hundreds at once, that share a processor or a
+// bastion, do not.
+const maxLogins = 64
+
+// dial logs in to a host, when there is room for it.
+func (d *Hosts) dial(ctx context.Context, t sshhost.Target) (*sshhost.Host, error) {
+	select {
+	case d.logins <- struct{}{}:
+		defer func() { <-d.logins }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return sshhost.Dial(ctx, t, d.options)
 }
 
 // target resolves how to log in to a node. Secrets are asked for here and

@@ -144,7 +144,11 @@ func (s *Session) Close() error {
 // Stats counts what the run cost, by node.
 func (s *Session) Stats() map[string]Stats { return s.hosts.Stats() }
 
-// Facts asks every host what it is, all at once. Hosts that do not answer are
+// maxAnswers is how many hosts tell what they are at once: each answers with some
+// hundred kilobytes, which are soon facts of a few.
+const maxAnswers = 64
+
+// Facts asks every host what it is, many at once. Hosts that do not answer are
 // reported together.
 func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 	var mu sync.Mutex
@@ -152,6 +156,7 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 	out := map[string]probe.Facts{}
 	all := slices.Concat(s.inv.Nodes, s.leaving)
 	errs := make([]error, len(all))
+	slots := make(chan struct{}, maxAnswers)
 	for i, n := range all {
 		wg.Go(func() {
 			r, err := s.hosts.Look(ctx, n.Name)
@@ -159,6 +164,8 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 				errs[i] = err
 				return
 			}
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			f, err := probe.Gather(ctx, r, s.o.Clock.Now)
 			if err != nil {
 				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}

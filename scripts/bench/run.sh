@@ -69,12 +69,20 @@ bench_hosts() {
 	bench create.facts-of-100-hosts "$v" s 5
 }
 
+bench_plan() {
+	# One more host for 500, SSH and API faked in the same process.
+	v=$(cd "$repo" && go test -run '^$' -bench '^BenchmarkPlanOf500Hosts$' -benchtime 3x ./pkg/workflow | awk '/^BenchmarkPlanOf500Hosts/{print $3/1e9, $5}')
+	bench scale.plan-of-500-hosts "${v% *}" s 10
+	bench scale.plan-of-500-hosts.memory "${v#* }" MiB 300
+}
+
 make -C "$repo" --no-print-directory build >&2
 (cd "$repo" && go build -o bin/payload ./scripts/bench/payload && go build -o bin/fill ./scripts/bench/fill)
 "$repo/scripts/lab/deps.sh" bench >&2
 mkdir -p "$work"
 if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{print $1/1e6}')" MB 90; fi
 if wanted create.facts-of-100-hosts; then bench_hosts; fi
+if wanted scale.plan-of-500-hosts; then bench_plan; fi
 bundle_build "$bundle" >&2
 if wanted verify; then bench_verify; fi
 if wanted build.bundle; then bench_build; fi

@@ -35,6 +35,8 @@ type ClusterSpec struct {
 	// The machines of the cluster. The first control plane in this list is
 	// where a new cluster starts.
 	Hosts []Host `json:"hosts" jsonschema:"minItems=1"`
+	// How much of the cluster may be away at once while nodes are worked on.
+	Maintenance Maintenance `json:"maintenance,omitempty,omitzero"`
 	// Checks that are made before anything is changed.
 	Preflight Preflight `json:"preflight,omitempty,omitzero"`
 	// What kocli may change in the operating system of the hosts.
@@ -93,6 +95,18 @@ type Taint struct {
 	Value string `json:"value,omitempty"`
 	// Effect on pods that do not tolerate the taint.
 	Effect string `json:"effect" jsonschema:"enum=NoSchedule,enum=PreferNoSchedule,enum=NoExecute"`
+}
+
+// Maintenance is how nodes are taken out of service: one by one, or more at once.
+type Maintenance struct {
+	// How many workers may be out of service at once: a number, or a percentage of
+	// all workers such as "10%", which is rounded down but is at least one.
+	// Control planes go one at a time. Default: 1.
+	MaxUnavailable CountOrPercent `json:"maxUnavailable,omitempty" jsonschema:"oneof_type=integer;string"`
+	// How long the pods of a node have to leave it, as in "10m" or "1h30m". A
+	// disruption budget that does not allow it within that time ends the work on
+	// the node. Default: 10m.
+	DrainTimeout Duration `json:"drainTimeout,omitempty" jsonschema:"pattern=^([0-9]+(h|m|s|ms))+$"`
 }
 
 // Preflight tunes the checks that are made before anything is changed.

@@ -19,9 +19,9 @@ var (
 
 func transient(err error) bool { return errors.Is(err, errBusy) }
 
-// crowd has n callers want something that takes d, and returns how many were at
-// it at once at most and how long all of it took.
-func crowd(t *testing.T, w *admission.Window, n int, d, answer time.Duration) (int, time.Duration) {
+// crowd has n callers want something that takes a second, and returns how many
+// were at it at once at most and how long all of it took.
+func crowd(t *testing.T, w *admission.Window, n int, answer time.Duration) (int, time.Duration) {
 	t.Helper()
 	var inside, most atomic.Int32
 	start := time.Now()
@@ -36,7 +36,7 @@ func crowd(t *testing.T, w *admission.Window, n int, d, answer time.Duration) (i
 						break
 					}
 				}
-				time.Sleep(d)
+				time.Sleep(time.Second)
 				inside.Add(-1)
 				return answer, nil
 			})
@@ -53,7 +53,7 @@ func TestWindow_aFewAreNotHeldUpAtAll(t *testing.T) {
 	for name, w := range map[string]*admission.Window{"a window": admission.New(), "none": nil} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				if most, took := crowd(t, w, 3, time.Second, 0); most != 3 || took != time.Second {
+				if most, took := crowd(t, w, 3, 0); most != 3 || took != time.Second {
 					t.Errorf("%d at once, in %s", most, took)
 				}
 			})
@@ -65,7 +65,7 @@ func TestWindow_growsWhileTheServerIsQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := admission.New()
 		// 32, 64, 128, 256, 20: five rounds, where a fixed 32 would need sixteen.
-		most, took := crowd(t, w, 500, time.Second, admission.Quick)
+		most, took := crowd(t, w, 500, admission.Quick)
 		if most != 256 || took != 5*time.Second {
 			t.Errorf("%d at once, in %s", most, took)
 		}
@@ -75,7 +75,7 @@ func TestWindow_growsWhileTheServerIsQuick(t *testing.T) {
 func TestWindow_doesNotGrowWhileTheServerIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := admission.New()
-		most, took := crowd(t, w, 100, time.Second, admission.Quick+1)
+		most, took := crowd(t, w, 100, admission.Quick+1)
 		if most != admission.Start || took != 4*time.Second || w.Limit() != admission.Start {
 			t.Errorf("%d at once, in %s, and then %d", most, took, w.Limit())
 		}
@@ -85,7 +85,7 @@ func TestWindow_doesNotGrowWhileTheServerIsSlow(t *testing.T) {
 func TestWindow_isNeverLargerThanItsMaximum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := admission.New()
-		crowd(t, w, 2*admission.Max, time.Second, 0)
+		crowd(t, w, 2*admission.Max, 0)
 		if w.Limit() != admission.Max {
 			t.Errorf("%d", w.Limit())
 		}
@@ -118,7 +118,7 @@ func TestWindow_halvesOnceForThoseThatFailTogether(t *testing.T) {
 			t.Errorf("a window of %d", w.Limit())
 		}
 		// It grows again by one in a whole window of successes.
-		if most, _ := crowd(t, w, 16, time.Second, 0); most != 16 || w.Limit() != 17 {
+		if most, _ := crowd(t, w, 16, 0); most != 16 || w.Limit() != 17 {
 			t.Errorf("%d at once, then %d", most, w.Limit())
 		}
 	})
@@ -219,7 +219,7 @@ func TestDo_endsWithItsContext(t *testing.T) {
 		if done.Load() != admission.Start+3 || w.Limit() != admission.Start {
 			t.Errorf("%d ended, a window of %d", done.Load(), w.Limit())
 		}
-		if most, took := crowd(t, w, admission.Start, time.Second, 0); most != admission.Start || took != time.Second {
+		if most, took := crowd(t, w, admission.Start, 0); most != admission.Start || took != time.Second {
 			t.Errorf("then %d at once, in %s: a place was lost", most, took)
 		}
 	})

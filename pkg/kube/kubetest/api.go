@@ -46,6 +46,8 @@ type API struct {
 	Budget func(pod Object) bool
 	// BeforeWrite is called when a write has arrived and nothing is done yet.
 	BeforeWrite func()
+	// BeforeRead is called when a path is read; nil where nobody counts.
+	BeforeRead func(path string)
 
 	wire   *hosttest.Wire
 	server *httptest.Server
@@ -297,6 +299,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	if r.Method == http.MethodGet {
+		if a.BeforeRead != nil {
+			a.BeforeRead(r.URL.Path)
+		}
 		a.answer(w, r)
 		return
 	}

@@ -271,7 +271,7 @@ func (o Options) kubelet(ctx context.Context, r host.Reader, _ *kube.Client, f f
 
 // complaint is a line of the kubelet's that tells of an error: klog's errors and
 // fatal ones, or what a command prints that ends at once.
-var complaint = regexp.MustCompile(`^[EF]\d{4} \d\d:\d\d:\d\d\S*\s+\d+ \S+\] (.*)$|^(?i:error: |panic: |fatal )(.*)$`) //nolint:gochecknoglobals // compiled once, never changed
+var complaint = regexp.MustCompile(`^[EF]\d{4} \d\d:\d\d:\d\d\S*\s+\d+ \S+\] (.*)$|^(?i:error: |panic: |fatal )(.*)$`)
 
 // lastError returns the last complaint in a log, and not more than is read.
 func lastError(log string) string {
