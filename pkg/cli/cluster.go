@@ -23,16 +23,30 @@ import (
 
 // load reads and validates the cluster YAML.
 func (a *app) load(more ...config.Validator) (*v1alpha1.Cluster, []byte, error) {
+	raw, err := a.read()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := a.parse(raw, more...)
+	return c, raw, err
+}
+
+// read returns the text of the cluster YAML.
+func (a *app) read() ([]byte, error) {
 	raw, err := a.readFile(a.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fault.New(fault.Usage, "write one with: kocli init > "+a.file, err)
+		return nil, fault.New(fault.Usage, "write one with: kocli init > "+a.file, err)
 	}
 	if err != nil {
-		return nil, nil, fault.New(fault.Usage, "name a readable file with -f", err)
+		return nil, fault.New(fault.Usage, "name a readable file with -f", err)
 	}
+	return raw, nil
+}
+
+// parse decodes and validates the text of a cluster YAML.
+func (a *app) parse(raw []byte, more ...config.Validator) (*v1alpha1.Cluster, error) {
 	all := append([]config.Validator{kubeadm.ValidateOverrides, preflight.ValidateIgnore}, more...)
-	c, err := config.Read(a.file, bytes.NewReader(raw), all...)
-	return c, raw, err
+	return config.Read(a.file, bytes.NewReader(raw), all...)
 }
 
 // readFile reads a file, or stdin for "-".
@@ -46,7 +60,16 @@ func (a *app) readFile(name string) ([]byte, error) {
 // options gathers what a workflow needs. The files that the YAML names have to
 // be there.
 func (a *app) options(cmd *cobra.Command, bundle string, show *ui.UI) (workflow.Options, error) {
-	c, raw, err := a.load(config.CheckFiles)
+	raw, err := a.read()
+	if err != nil {
+		return workflow.Options{}, err
+	}
+	return a.optionsOf(cmd, raw, bundle, show)
+}
+
+// optionsOf is options for a text that need not be that of the file.
+func (a *app) optionsOf(cmd *cobra.Command, raw []byte, bundle string, show *ui.UI) (workflow.Options, error) {
+	c, err := a.parse(raw, config.CheckFiles)
 	if err != nil {
 		return workflow.Options{}, err
 	}

@@ -77,11 +77,24 @@ func (p *planFlags) options(a *app, cmd *cobra.Command, show *ui.UI) (workflow.O
 	if err := p.check(cmd); err != nil {
 		return workflow.Options{}, err
 	}
+	raw, err := a.read()
+	if err != nil {
+		return workflow.Options{}, err
+	}
+	return p.optionsOf(a, cmd, raw, show)
+}
+
+// optionsOf is options for a text that need not be that of the file, and with a
+// bundle or without.
+func (p *planFlags) optionsOf(a *app, cmd *cobra.Command, raw []byte, show *ui.UI) (workflow.Options, error) {
+	if err := checkIgnore(p.ignoreChecks); err != nil {
+		return workflow.Options{}, err
+	}
 	keys, err := publicKeys(p.keys)
 	if err != nil {
 		return workflow.Options{}, err
 	}
-	o, err := a.options(cmd, p.bundle, show)
+	o, err := a.optionsOf(cmd, raw, p.bundle, show)
 	o.Keys = keys
 	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
 	return o, err

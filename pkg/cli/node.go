@@ -26,7 +26,7 @@ YAML, comments kept, and then do what kocli scale does.`,
   kocli node replace node-1 --with node-7 --address 10.0.0.17 -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar`,
 		Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	node.AddCommand(a.nodeListCommand(),
+	node.AddCommand(a.nodeListCommand(), a.nodeAddCommand(), a.nodeRemoveCommand(), a.nodeReplaceCommand(),
 		a.nodeActionCommand(workflow.Drain, "Move the pods of a node away", `Cordons the node and evicts its pods; disruption budgets are obeyed. Where they hold pods
 until the time-out, it says which, and the node takes pods again.`),
 		a.nodeActionCommand(workflow.Cordon, "Have no new pods placed on a node", "Marks the node as unschedulable. Pods that run there stay."),

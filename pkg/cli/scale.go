@@ -44,6 +44,7 @@ type scaleFlags struct {
 	planFlags
 	leaveFlags
 	dead   []string
+	leave  []string // nodes that have to be among those that leave
 	dryRun bool
 }
 
@@ -76,31 +77,22 @@ and volumes are freed without it. The bundle is needed where a host joins.`,
 func (a *app) scale(cmd *cobra.Command, s scaleFlags) error {
 	show := a.ui()
 	defer show.Close()
-	o, err := s.optionalBundle(a, cmd, show)
+	raw, err := a.read()
 	if err != nil {
 		return err
 	}
-	return a.runScale(cmd, o, show, s)
+	return a.runScale(cmd, raw, show, s, nil)
 }
 
-// optionalBundle is options for commands that need a bundle only where a host
-// joins.
-func (p *planFlags) optionalBundle(a *app, cmd *cobra.Command, show *ui.UI) (workflow.Options, error) {
-	if p.bundle != "" {
-		return p.options(a, cmd, show)
+// runScale makes the nodes be those of a text: it shows what would leave, asks, and
+// does it. commit is called once nothing refuses and before anything is changed.
+func (a *app) runScale(cmd *cobra.Command, raw []byte, show *ui.UI, s scaleFlags, commit func() error) error {
+	o, err := s.optionsOf(a, cmd, raw, show)
+	if err != nil {
+		return err
 	}
-	if err := checkIgnore(p.ignoreChecks); err != nil {
-		return workflow.Options{}, err
-	}
-	o, err := a.options(cmd, "", show)
-	o.Only, o.Skip, o.Ignore = p.only, p.skip, p.ignoreChecks
-	return o, err
-}
-
-// runScale shows what would leave, asks, and does it.
-func (a *app) runScale(cmd *cobra.Command, o workflow.Options, show *ui.UI, s scaleFlags) error {
 	so := s.leaveFlags.options()
-	so.Dead = s.dead
+	so.Dead, so.Leave, so.Commit = s.dead, s.leave, commit
 	if s.dryRun {
 		pre, err := workflow.PlanScale(cmd.Context(), o, so)
 		if err != nil {

@@ -35,8 +35,14 @@ type ScaleOptions struct {
 	// MaxUnavailable is how many workers may be out of service at once; zero means
 	// what the YAML says.
 	MaxUnavailable int
+	// Leave are nodes that the caller means to take out: one that is none of the
+	// cluster's is an error.
+	Leave []string
 	// Confirm is asked before nodes are taken out; nil means yes.
 	Confirm func(leaving []string) error
+	// Commit is called once nothing refuses and before anything is changed; nil
+	// where there is nothing to do then.
+	Commit func() error
 }
 
 // Scale makes the nodes of the cluster be those of the YAML: what is new joins as
@@ -65,6 +71,11 @@ func Scale(ctx context.Context, o Options, so ScaleOptions) (*Result, error) {
 	}
 	if so.Confirm != nil && len(res.Left) > 0 {
 		if err := so.Confirm(res.Left); err != nil {
+			return res, err
+		}
+	}
+	if so.Commit != nil {
+		if err := so.Commit(); err != nil {
 			return res, err
 		}
 	}
@@ -228,7 +239,7 @@ func (sc *scaling) strangers(nodes []corev1.Node) error {
 		}
 		unknown = append(unknown, n.Name)
 	}
-	for _, name := range sc.o.Dead {
+	for _, name := range slices.Concat(sc.o.Dead, sc.o.Leave) {
 		if !slices.Contains(sc.names(), name) {
 			return fault.New(fault.Usage, "kocli node list shows the nodes", fmt.Errorf("no node of the cluster is called %s", name))
 		}
@@ -413,12 +424,12 @@ func (sc *scaling) drainTimeout() time.Duration {
 	if sc.o.DrainTimeout > 0 {
 		return sc.o.DrainTimeout
 	}
-	return drainTimeout
+	return sc.inv.Spec.Maintenance.DrainTimeout.Value()
 }
 
 func (sc *scaling) maxUnavailable(workers int) int {
 	if sc.o.MaxUnavailable > 0 {
 		return sc.o.MaxUnavailable
 	}
-	return min(1, workers)
+	return sc.inv.Spec.Maintenance.MaxUnavailable.Of(workers)
 }
