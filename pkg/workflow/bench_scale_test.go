@@ -58,9 +58,9 @@ func crowd(b *testing.B, n int) Options {
 		return r
 	}
 	seed := joined(map[string]string{
-		"/etc/kubernetes/admin.conf": api.Kubeconfig(), "/etc/kubernetes/kubelet.conf": "x", "/etc/kubernetes/pki/ca.crt": "CA", "/etc/kubernetes/pki/ca.key": "KEY",
+		"/etc/kubernetes/admin.conf": api.Kubeconfig(), "/etc/kubernetes/kubelet.conf": api.Kubeconfig(), "/etc/kubernetes/pki/ca.crt": "CA", "/etc/kubernetes/pki/ca.key": "KEY",
 	})
-	worker := joined(map[string]string{"/etc/kubernetes/kubelet.conf": "x", "/etc/kubernetes/pki/ca.crt": "CA", "/var/lib/kubelet/config.yaml": "x"})
+	worker := joined(map[string]string{"/etc/kubernetes/kubelet.conf": api.Kubeconfig(), "/etc/kubernetes/pki/ca.crt": "CA", "/var/lib/kubelet/config.yaml": "x"})
 	fresh := joined(nil)
 	var hosts strings.Builder
 	for i := range n {
@@ -80,7 +80,7 @@ func crowd(b *testing.B, n int) Options {
 	for _, name := range []string{"kubeadm-config", "kube-proxy", "coredns"} {
 		api.Put("configmaps", "kube-system", name, kubetest.Object{"data": kubetest.Object{"Corefile": kubetest.Corefile}})
 	}
-	api.Put("configmaps", "kube-public", "cluster-info", kubetest.Object{"data": kubetest.Object{"kubeconfig": "x"}})
+	api.Put("configmaps", "kube-public", "cluster-info", kubetest.Object{"data": kubetest.Object{"kubeconfig": api.Kubeconfig()}})
 	c, err := config.Read("bench", strings.NewReader(`
 apiVersion: kocli.io/v1alpha1
 kind: Cluster
