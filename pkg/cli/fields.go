@@ -74,6 +74,14 @@ func (r *reference) kind(f *yaml.Node) (kind string, inner *yaml.Node, suffix st
 	if e := get(f, "enum"); e != nil {
 		return choices(e), nil, ""
 	}
+	if one := get(f, "oneOf"); one != nil {
+		var kinds []string
+		for _, o := range one.Content {
+			k, _, _ := r.kind(o)
+			kinds = append(kinds, k)
+		}
+		return strings.Join(kinds, " or "), nil, ""
+	}
 	switch t := scalar(get(f, "type")); t {
 	case "array":
 		k, in, _ := r.kind(get(f, "items"))

@@ -48,7 +48,7 @@ func (a *app) nodeAddCommand() *cobra.Command {
 Typed again after a failure it goes on.`,
 		Example: `  kocli node add node-4 --address 10.0.0.14 -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar
   kocli node add cp-3 --address 10.0.0.3 --role control-plane --bundle kocli-v1.36.3-amd64.tar`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("the name of the node"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if c.address == "" {
 				return usage(cmd, errors.New("--address is missing: where kocli logs in"))
@@ -88,7 +88,7 @@ the cluster forget it, and takes its host back to what it was. With --dead the h
 asked: it is switched off or gone, and its pods and volumes are freed without it.`,
 		Example: `  kocli node remove node-3 -f cluster.yaml
   kocli node remove cp-2 --dead --yes`,
-		Args: cobra.MinimumNArgs(1),
+		Args: manyArgs("the name of a node"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.leave = args
 			if c.gone {
@@ -124,7 +124,7 @@ node out: any node, the first control plane too. A live node leaves when the new
 joined. With --dead the old one is taken out first, and its host is not asked.`,
 		Example: `  kocli node replace node-1 --with node-7 --address 10.0.0.17 --bundle kocli-v1.36.3-amd64.tar
   kocli node replace cp-1 --with cp-4 --address 10.0.0.4 --dead --yes --bundle kocli-v1.36.3-amd64.tar`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("the name of the node"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if name == "" || c.address == "" {
 				return usage(cmd, errors.New("--with NAME and --address ADDRESS say what the new host is"))

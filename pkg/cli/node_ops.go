@@ -50,7 +50,7 @@ func (a *app) nodeActionCommand(action workflow.NodeAction, short, long string) 
 	cmd := &cobra.Command{
 		Use: string(action) + " NAME", Short: short, Long: long,
 		Example: "  kocli node " + string(action) + " node-3 -f cluster.yaml",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArg("the name of the node"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.nodeAction(cmd, action, args[0], l)
 		},

@@ -65,6 +65,16 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
+// manyArgs wants at least one argument.
+func manyArgs(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usage(cmd, fmt.Errorf("%s is missing", what))
+		}
+		return nil
+	}
+}
+
 // fixed completes flags that have few values.
 func fixed(cmd *cobra.Command, values map[string][]string) {
 	for flag, v := range values {

@@ -68,11 +68,15 @@ func yaml(t *testing.T, user string) string {
 func command(t *testing.T, user string, args ...string) *exec.Cmd {
 	t.Helper()
 	verb := 1
-	if args[0] == "bundle" { // bundle push BUNDLE
+	switch args[0] {
+	case "bundle": // bundle push BUNDLE
 		args, verb = append([]string{args[0], args[1], env(t, "KOCLI_E2E_BUNDLE")}, args[2:]...), 3
+	case "node":
+		verb = 2
 	}
 	all := append(slices.Clone(args[:verb]), "--home", home(t, user), "-f", yaml(t, user))
-	if args[0] == "create" || args[0] == "plan" || args[0] == "preflight" {
+	joins := args[0] == "node" && (args[1] == "add" || args[1] == "replace") || args[0] == "scale"
+	if args[0] == "create" || args[0] == "plan" || args[0] == "preflight" || joins {
 		all = append(all, "--bundle", env(t, "KOCLI_E2E_BUNDLE"))
 	}
 	return exec.Command(env(t, "KOCLI_E2E_KOCLI"), append(all, args[verb:]...)...)

@@ -21,6 +21,7 @@ lab.sh list [NAME]            hosts, state and address
 lab.sh reboot NAME HOST       orderly reboot          lab.sh kill NAME HOST    power loss
 lab.sh start NAME HOST        power on                lab.sh pause|unpause NAME HOST   a hang
 lab.sh cut NAME HOST          pull the network cable  lab.sh mend NAME HOST    plug it in again
+lab.sh down-host NAME HOST    remove one host and its data; up makes a fresh one
 lab.sh exec NAME HOST -- CMD  run CMD on the host as root
 lab.sh ssh NAME HOST [CMD]    the same through sshd
 lab.sh address NAME HOST      the host's address
@@ -260,6 +261,7 @@ main() {
 	case $cmd in
 	reboot) "${docker[@]}" restart -t 30 "$(container "$h")" >/dev/null; host_ready "$h" 90 ;;
 	kill) "${docker[@]}" kill "$(container "$h")" >/dev/null ;;
+	down-host) "${docker[@]}" rm -fv "$(container "$h")" >/dev/null ;;
 	start) "${docker[@]}" start "$(container "$h")" >/dev/null; host_ready "$h" 90 ;;
 	pause | unpause) "${docker[@]}" "$cmd" "$(container "$h")" >/dev/null ;;
 	cut) cable "$h" down ;;
