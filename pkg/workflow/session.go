@@ -166,13 +166,19 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 			}
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			f, err := probe.Gather(ctx, r, s.o.Clock.Now)
-			if err != nil {
-				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}
-				return
+			// What is asked for next travels in the same round trip; readers remember.
+			var ahead sync.WaitGroup
+			if n.ControlPlane {
+				for _, p := range []string{kube.AdminConf(), apiServerManifest} {
+					ahead.Go(func() { _, _ = r.ReadFile(ctx, p) }) // whoever needs it hears of an error
+				}
 			}
-			resolv, err := resolver.KubeletPath(ctx, r)
-			if err != nil {
+			var resolv string
+			var resolvErr error
+			ahead.Go(func() { resolv, resolvErr = resolver.KubeletPath(ctx, r) })
+			f, err := probe.Gather(ctx, r, s.o.Clock.Now)
+			ahead.Wait()
+			if err := errors.Join(err, resolvErr); err != nil {
 				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}
 				return
 			}
