@@ -26,7 +26,13 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets this program be a push that can be killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("KOCLI_TEST_PUSH"); dir != "" {
+		pushUntilKilled(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // machine is a host whose relay runs in this process, in a folder of its own.
 type machine struct {
