@@ -20,7 +20,7 @@ func (b *builder) openBase() error {
 	b.programs = map[string][]archive.Item{}
 	m := b.base.Manifest()
 	for _, it := range m.Items {
-		if it.SourceDigest != "" {
+		if it.Kind == archive.KindBinary && it.SourceDigest != "" {
 			b.programs[it.SourceDigest] = append(b.programs[it.SourceDigest], it)
 		}
 	}

@@ -169,6 +169,9 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 	if err := b.compress(ctx, parts); err != nil {
 		return nil, err
 	}
+	if err := b.repack(ctx, parts); err != nil {
+		return nil, err
+	}
 	return b.finish(ctx, parts)
 }
 
