@@ -90,6 +90,7 @@ if wanted scale.plan-of-500-hosts; then bench_plan; fi
 bundle_build "$bundle" >&2
 if wanted verify; then bench_verify; fi
 if wanted build.bundle; then bench_build; fi
+if wanted bundle.rss; then bench_memory; fi
 if wanted delta; then bench_deltas; fi
 if wanted import; then bench_import; fi
 if wanted create; then bench_create; fi
