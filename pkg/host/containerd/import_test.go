@@ -568,7 +568,7 @@ func TestImport_aDiskThatFillsUpOnTheWaySaysSo(t *testing.T) {
 	images := many(t, s, 3)
 	fail := func(d string) error {
 		if d == images[1].Blobs[3].Digest {
-			return fmt.Errorf("rpc error: write /var/lib/containerd/x: %s", syscall.ENOSPC)
+			return errors.New("rpc error: write /var/lib/containerd/x: " + syscall.ENOSPC.Error())
 		}
 		return nil
 	}

@@ -34,7 +34,7 @@ func killCluster(t *testing.T, dir string, mode Mode) *cluster {
 func pushUntilKilled(arg string) {
 	mode, dir, _ := strings.Cut(arg, ":")
 	c := killCluster(nil, dir, Mode(mode))
-	c.at(1, 2*chunkSize+4*frameData, func() {
+	c.at(2*chunkSize+4*frameData, func() {
 		time.Sleep(300 * time.Millisecond) // what was sent arrives
 		fmt.Println("in the middle")
 		select {} // until it is killed

@@ -214,10 +214,10 @@ func (s watched) ReadAt(p []byte, off int64) (int, error) {
 	return s.r.ReadAt(p, off)
 }
 
-// at runs f once, when the operator reads the byte of blob i.
-func (c *cluster) at(i int, off int64, f func()) {
+// at runs f once, when the operator reads this byte of the second blob.
+func (c *cluster) at(off int64, f func()) {
 	var once sync.Once
-	c.options.Items[i].Content = watched{r: c.options.Items[i].Content, gate: func(o int64) {
+	c.options.Items[1].Content = watched{r: c.options.Items[1].Content, gate: func(o int64) {
 		if o >= off {
 			once.Do(f)
 		}
@@ -228,7 +228,7 @@ func TestPush_bridgesAHostThatDies(t *testing.T) {
 	for dead := range 4 {
 		t.Run(fmt.Sprint("host", dead+1), func(t *testing.T) {
 			c := newCluster(t, 4, Chain, 8*unit, 8*unit)
-			c.at(1, 4*unit, func() { c.machines[dead].stop(errors.New("killed")) })
+			c.at(4*unit, func() { c.machines[dead].stop(errors.New("killed")) })
 			_, err := Push(t.Context(), c.options)
 			if err == nil || !strings.Contains(err.Error(), fmt.Sprint("host", dead+1)) || strings.Count(err.Error(), "push content") != 1 {
 				t.Errorf("got %v", err)
@@ -250,7 +250,7 @@ func TestPush_goesOnAfterAKill(t *testing.T) {
 			c := newCluster(t, 3, mode, 16*unit, 16*unit)
 			ctx, cancel := context.WithCancel(t.Context())
 			clean := c.options.Items[1].Content
-			c.at(1, 4*unit, func() { cancel() })
+			c.at(4*unit, func() { cancel() })
 			if _, err := Push(ctx, c.options); !errors.Is(err, context.Canceled) {
 				t.Fatalf("got %v", err)
 			}
@@ -416,7 +416,7 @@ func TestPush_aDiskThatFillsUpOnTheWay(t *testing.T) {
 			smallDisk(t, m, "280m") // enough for what comes, and what has to stay free
 			ballast := filepath.Join(m.root, "of others")
 			clean := c.options.Items[1].Content
-			c.at(1, unit, func() {
+			c.at(unit, func() {
 				f, err := os.Create(ballast)
 				if err != nil {
 					t.Error(err)

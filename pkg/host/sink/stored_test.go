@@ -17,25 +17,25 @@ import (
 	"github.com/kocli/kocli/pkg/host/sink"
 )
 
-// store puts a blob into the content store below root.
-func store(t *testing.T, root string, data []byte) (digest, file string) {
+// store puts a blob into the content store below root, and returns its file.
+func store(t *testing.T, root string, data []byte) string {
 	t.Helper()
 	sum := sha256.Sum256(data)
-	digest = "sha256:" + hex.EncodeToString(sum[:])
-	file = filepath.Join(root, fanout.Path(fanout.Root(), digest))
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	file := filepath.Join(root, fanout.Path(fanout.Root(), digest))
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return digest, file
+	return file
 }
 
 func TestReceive_takesWhatIsStored(t *testing.T) {
 	root := t.TempDir()
 	data := bytes.Repeat([]byte("kubelet"), 1000)
-	_, file := store(t, root, data)
+	file := store(t, root, data)
 	f := host.Bytes("/usr/bin/kubelet", 0o755, data)
 	f.Open = nil // nobody may read it here
 	send := func() []byte {

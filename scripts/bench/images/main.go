@@ -45,7 +45,7 @@ func main() {
 	case len(args) >= 3 && args[0] == "send":
 		err = send(context.Background(), args[1], args[2:])
 	default:
-		err = errors.New("usage: images make BUNDLE DIR | images send BUNDLE PROGRAM...")
+		err = errors.New("usage: images make BUNDLE DIR, or images send BUNDLE PROGRAM [ARGUMENT]")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
