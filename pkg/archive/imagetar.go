@@ -26,23 +26,6 @@ func ParseDigests(text string) DigestSet {
 // Has reports whether the set holds a digest.
 func (s DigestSet) Has(digest string) bool { _, ok := s[digest]; return ok }
 
-// Lacking returns the images that a host does not have, given the digests in
-// its containerd's content store. An image counts as present when its manifest
-// and configuration are: ImageTar sends them after the layers, so that a stream
-// that was cut leaves no manifest, and containerd keeps both as long as the
-// image exists, while it may drop layers once they are unpacked
-// (discard_unpacked_layers). Whether the reference and the pin are there is
-// another question, which `ctr -n k8s.io images ls` answers.
-func Lacking(images []Image, have func(digest string) bool) []Image {
-	var out []Image
-	for _, im := range images {
-		if !have(im.Blobs[0].Digest) || !have(im.Blobs[1].Digest) {
-			out = append(out, im)
-		}
-	}
-	return out
-}
-
 // ImageTar prepares the stream for `ctr -n k8s.io images import -` on a host:
 // an OCI layout with the manifests and configurations of the images, and those
 // of their layers that the host lacks. size is the exact number of bytes that
@@ -97,13 +80,6 @@ func (b *Bundle) ImageTar(images []Image, have func(digest string) bool) (size i
 	return size, func(w io.Writer) error { return b.stream(w, entries) }, nil
 }
 
-// Referrer is a writer to whom a blob can be named instead of written. Refer
-// reports whether it was.
-type Referrer interface {
-	io.Writer
-	Refer(digest string, size int64) bool
-}
-
 // stream writes entries as a tar.
 func (b *Bundle) stream(w io.Writer, entries []entry) error {
 	buf := make([]byte, copySize)
@@ -119,8 +95,6 @@ func (b *Bundle) stream(w io.Writer, entries []entry) error {
 			if _, err := w.Write(e.inline); err != nil {
 				return err
 			}
-		} else if r, ok := w.(Referrer); ok && r.Refer(e.digest, e.size) {
-			// the other side has it
 		} else if err := b.copyRange(w, b.blobs[e.digest], buf); err != nil {
 			return fmt.Errorf("%s: %w", e.digest, err)
 		}

@@ -90,7 +90,8 @@ type Item struct {
 	Licence  string          `json:"licence,omitempty"` // SPDX expression, or "see package"
 	Source   string          `json:"source,omitempty"`  // upstream URL, whichever mirror served it
 	// SourceDigest is the digest of what Source serves, where the item is a
-	// part of it: a program out of upstream's tarball.
+	// part of it, a program out of upstream's tarball; or made of it, an image
+	// whose layers were packed anew.
 	SourceDigest string   `json:"sourceDigest,omitempty"`
 	File         string   `json:"file,omitempty"`    // file name; empty for images and charts
 	Digest       string   `json:"digest"`            // of the file, or of the manifest of an image or chart

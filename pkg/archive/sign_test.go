@@ -98,7 +98,7 @@ func TestVerifySignature_saysWhatIsTheMatter(t *testing.T) {
 	_, data := signedSample(t, alice)
 	value := bytes.LastIndex(data, []byte(`"signature":"`)) + 20
 	damaged := slices.Clone(data)
-	if damaged[value]++; damaged[value] == '[' || damaged[value] == '{' || damaged[value] == ':' || damaged[value] == '0'-1 {
+	if damaged[value]++; damaged[value] == '[' || damaged[value] == '{' || damaged[value] == ':' || damaged[value] == ',' || damaged[value] == '0'-1 {
 		damaged[value] = 'A'
 	}
 	// The signature of another bundle: its bytes are right, its message is not.

@@ -17,6 +17,12 @@ const (
 	SpecKind   = "Bundle"
 )
 
+// Forms of the layers of images.
+const (
+	LayersPublished = "published" // as upstream has them, byte for byte
+	LayersZstd      = "zstd"      // packed anew: smaller, quicker to unpack, with manifests of their own
+)
+
 // Spec is bundle.yaml: what a bundle should hold. The catalogue says where it
 // comes from.
 type Spec struct {
@@ -48,6 +54,9 @@ type SpecBody struct {
 	Components map[string]string `json:"components,omitempty"`
 	// Operating systems whose packages to bring.
 	OSPackages []OSPackages `json:"osPackages,omitempty"`
+	// Form of the layers of images that are referenced by tag: published
+	// (default), or zstd.
+	ImageLayers string `json:"imageLayers,omitempty"`
 	// Further images, by full reference.
 	ExtraImages []ExtraImage `json:"extraImages,omitempty"`
 	// Further files.
@@ -127,6 +136,9 @@ func (s *Spec) validate() field.ErrorList {
 		}
 	}
 	errs = append(errs, s.validatePackages(p.Child("osPackages"))...)
+	if l := s.Spec.ImageLayers; l != LayersPublished && l != LayersZstd {
+		errs = append(errs, field.NotSupported(p.Child("imageLayers"), l, []string{LayersPublished, LayersZstd}))
+	}
 	errs = append(errs, s.Spec.validateImages(p.Child("extraImages"))...)
 	errs = append(errs, s.Spec.validateFiles(p.Child("extraFiles"))...)
 	errs = append(errs, s.Spec.validateCharts(p.Child("extraCharts"))...)

@@ -61,6 +61,9 @@ func architectures() []string { return []string{"amd64", "arm64"} }
 
 // setDefaults fills in what the spec leaves out.
 func (s *SpecBody) setDefaults() {
+	if s.ImageLayers == "" {
+		s.ImageLayers = LayersPublished
+	}
 	for i := range s.ExtraImages {
 		if s.ExtraImages[i].Role == "" {
 			s.ExtraImages[i].Role = RoleAll

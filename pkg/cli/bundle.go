@@ -44,6 +44,7 @@ in a tar, and every byte of it is covered by a digest.`,
 // bundleBuildFlags are the flags of bundle build.
 type bundleBuildFlags struct {
 	spec, out, cache string
+	base             string
 	mirrors, arch    []string
 	kocli            []string
 	locked, update   bool
@@ -59,7 +60,8 @@ func (a *app) bundleBuildCommand() *cobra.Command {
 checksums and signatures, and writes one file. The digests are recorded in
 BUNDLE.lock beside the YAML and enforced from then on.`,
 		Example: `  kocli bundle build -f examples/bundle-v1.36.3-amd64.yaml --to kocli-v1.36.3-amd64.tar
-  kocli bundle build -f bundle.yaml --to bundle.tar --mirror https://mirror.example.com`,
+  kocli bundle build -f bundle.yaml --to bundle.tar --mirror https://mirror.example.com
+  kocli bundle build -f bundle.yaml --to new.tar --base old.tar`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.bundleBuild(cmd, b) },
 	}
@@ -68,6 +70,7 @@ BUNDLE.lock beside the YAML and enforced from then on.`,
 	f.Lookup("file").Annotations = map[string][]string{ownFlag: {"true"}}
 	f.StringVar(&b.out, "to", "", "bundle `file` to write (default: the bundle's name and .tar)")
 	f.StringVar(&b.cache, "cache", "", "`folder` for downloads (default HOME/cache)")
+	f.StringVar(&b.base, "base", "", "older `bundle` to take from what is in it already, instead of downloading it")
 	f.BoolVar(&b.dropCache, "drop-cache", false, "take downloads out of the cache as they are written: needs the room once, the next build starts anew")
 	f.StringSliceVar(&b.mirrors, "mirror", nil, "take everything from this `URL` or folder, under upstream's host names and paths; \"direct\" is upstream itself")
 	f.StringSliceVar(&b.arch, "arch", nil, "`architectures` instead of those of the YAML")
@@ -103,7 +106,7 @@ func (a *app) bundleBuild(cmd *cobra.Command, b bundleBuildFlags) error {
 	show := a.ui()
 	defer show.Close()
 	r, err := build.Build(cmd.Context(), build.Options{
-		Spec: spec, SpecDir: filepath.Dir(b.spec), Catalogue: cat, Mirrors: b.mirrors, CacheDir: b.cache, DropCache: b.dropCache, Output: b.out, Arch: b.arch,
+		Spec: spec, SpecDir: filepath.Dir(b.spec), Catalogue: cat, Mirrors: b.mirrors, CacheDir: b.cache, DropCache: b.dropCache, Base: b.base, Output: b.out, Arch: b.arch,
 		Version: a.build.Version, KocliBinaries: binaries, LockPath: build.LockPath(b.spec), UpdateLock: b.update, Locked: b.locked,
 		Progress: func(p build.Progress) {
 			if p.Stage != build.StageResolve { // counts items, not bytes

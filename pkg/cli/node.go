@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kocli/kocli/pkg/host/containerd"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/forward"
 	"github.com/kocli/kocli/pkg/host/sink"
@@ -68,10 +70,18 @@ func (a *app) onHostCommands() []*cobra.Command {
 		},
 	}
 	relay.Flags().StringSliceVar(&also, "also", nil, "`folders` of others with blobs under their digests")
-	splice := &cobra.Command{
-		Use: "splice -- PROGRAM...", Short: "Run a program on a stream with stored content filled in", Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return sink.Splice(cmd.Context(), a.In, "/", a.Out, a.Err, args...)
+	var speaks, address string
+	images := &cobra.Command{
+		Use: "images", Short: "Bring images into containerd", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if speaks != containerd.Protocol {
+				return usage(cmd, fmt.Errorf("this kocli speaks protocol %s, not %s", containerd.Protocol, speaks))
+			}
+			c, err := containerd.Connect(cmd.Context(), address)
+			if err != nil {
+				return err
+			}
+			return errors.Join(containerd.Import(cmd.Context(), c, a.In, a.Out, fanout.Root()), c.Close())
 		},
 	}
 	var at string
@@ -82,5 +92,7 @@ func (a *app) onHostCommands() []*cobra.Command {
 	}
 	lend.Flags().StringVar(&at, "listen", "", "`address` to listen on")
 	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
-	return []*cobra.Command{check, receive, relay, splice, lend}
+	images.Flags().StringVar(&speaks, "protocol", "", "`version` of the stream")
+	images.Flags().StringVar(&address, "address", containerd.Address, "`socket` of containerd")
+	return []*cobra.Command{check, receive, relay, images, lend}
 }

@@ -99,6 +99,9 @@ func (p Payload) ImageTar(images []archive.Image, have func(string) bool) (int64
 	return p.bundle.ImageTar(images, have)
 }
 
+// Blob returns the bytes of a blob as they stand in the bundle, unverified.
+func (p Payload) Blob(digest string) (*io.SectionReader, bool) { return p.bundle.Section(digest) }
+
 // Component returns the version of a component that the bundle holds for the
 // node's Kubernetes.
 func (p Payload) Component(name string) (string, error) {

@@ -64,6 +64,7 @@ func newLab(t *testing.T, example string) *lab {
 	for _, n := range inv.Nodes {
 		m := hosttest.OS(hosttest.New(n.Name))
 		m.Install(hosttest.Ctr(), l.api.Kubeadm())
+		m.Attach(hosttest.NodeImages())
 		m.OnDial(l.api.Dial)
 		m.Handle(func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
 			return fmt.Sprintf(`[{"ifname":"eth0","mtu":1500,"flags":["UP"],"addr_info":[{"local":%q,"prefixlen":24}]}]`, n.IP), 0,

@@ -44,3 +44,27 @@ bench_build() {
 	bench build.warm "$(median_ratio "$work/warm" "$work/tar")" "x-of-tar-zstd($(range <"$work/r"))" 0.6
 	bench build.second "$(median_ratio "$work/second" "$work/first")" "x-of-first-build($(range <"$work/r"))" 0.15
 }
+
+# Peak memory of what treats a bundle of 4 GiB: each of its commands, and a push
+# to one host over SSH.
+bench_memory() {
+	local dir=$work/memory peak=0
+	rm -rf "$dir" && mkdir -p "$dir"
+	"$repo/bin/fill" "$bundle" 4096 "$dir/big.tar"
+	memory() { /usr/bin/time -f '%M' -a -o "$dir/rss" "$kocli" bundle "$@" >"$dir/out" 2>&1 || { cat "$dir/out" >&2; exit 1; }; }
+	memory verify "$dir/big.tar"
+	memory inspect "$dir/big.tar"
+	memory split "$dir/big.tar" --size 1G --out "$dir/parts"
+	memory join "$dir/parts" --out "$dir/joined.tar"
+	rm -rf "$dir/parts"
+	memory delta --base "$bundle" "$dir/big.tar" --to "$dir/delta.tar"
+	rm -f "$dir/joined.tar"
+	memory apply --base "$bundle" "$dir/delta.tar" --to "$dir/applied.tar"
+	rm -f "$dir/applied.tar" "$dir/delta.tar"
+	push_lab 1 "$bundle"
+	push "$dir/big.tar" ssh
+	awk 'END{print $2}' "$work/push.time" >>"$dir/rss"
+	peak=$(sort -n "$dir/rss" | tail -1)
+	bench bundle.rss "$(awk -v p="$peak" 'BEGIN{print p/1024}')" MiB 200
+	rm -rf "$dir"
+}

@@ -188,6 +188,16 @@ bench_push_shaped() {
 	bench push.bytes-out.8-hosts "$(awk -v s="$(push_result sentBytes)" -v m="$one" 'BEGIN{print s/m}')" copies 1.1
 }
 
+# What leaves this machine for sixteen hosts.
+bench_push_many() {
+	local most
+	"$repo/bin/fill" "$bundle" 1 "$work/big.tar"
+	push_lab 16 "$bundle"
+	push "$work/big.tar" chain
+	most=$(push_missing | sort -n | tail -1)
+	bench push.bytes-out.16-hosts "$(awk -v s="$(push_result sentBytes)" -v m="$most" 'BEGIN{print s/m}')" copies 1.1
+}
+
 # One host of the chain loses its power in the middle.
 bench_push_killed() {
 	local i half

@@ -9,6 +9,10 @@ set -euo pipefail
 . "$(dirname "$0")/push.sh"
 # shellcheck source=scripts/bench/bundle.sh
 . "$(dirname "$0")/bundle.sh"
+# shellcheck source=scripts/bench/import.sh
+. "$(dirname "$0")/import.sh"
+# shellcheck source=scripts/bench/delta.sh
+. "$(dirname "$0")/delta.sh"
 export kubernetes
 
 bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
@@ -77,7 +81,7 @@ bench_plan() {
 }
 
 make -C "$repo" --no-print-directory build >&2
-(cd "$repo" && go build -o bin/payload ./scripts/bench/payload && go build -o bin/fill ./scripts/bench/fill)
+(cd "$repo" && go build -o bin/payload ./scripts/bench/payload && go build -o bin/fill ./scripts/bench/fill && CGO_ENABLED=0 go build -o bin/images ./scripts/bench/images)
 "$repo/scripts/lab/deps.sh" bench >&2
 mkdir -p "$work"
 if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{print $1/1e6}')" MB 90; fi
@@ -86,8 +90,12 @@ if wanted scale.plan-of-500-hosts; then bench_plan; fi
 bundle_build "$bundle" >&2
 if wanted verify; then bench_verify; fi
 if wanted build.bundle; then bench_build; fi
+if wanted bundle.rss; then bench_memory; fi
+if wanted delta; then bench_deltas; fi
+if wanted import; then bench_import; fi
 if wanted create; then bench_create; fi
 if wanted push.full; then bench_push_full; fi
 if wanted push.shaped; then bench_push_shaped; fi
+if wanted push.bytes-out.16; then bench_push_many; fi
 awk 'BEGIN{print "["} {split($5,b,"="); printf "%s{\"name\":\"%s\",\"value\":%s,\"unit\":\"%s\",\"bar\":\"%s\"}", (NR>1?",\n":""), $2, $3, $4, b[2]} END{print "\n]"}' <(sed 's/ to /-/' "$lines") >"$json"
 echo "written to $json" >&2

@@ -34,6 +34,7 @@ type Options struct {
 	Mirrors   []string // values of --mirror; see fetch.NewMirrors
 	CacheDir  string   // downloads are kept here, by digest
 	DropCache bool     // take them out of it as they are written: for small disks
+	Base      string   // older bundle that content is taken from instead of downloading it; may be empty
 	Output    string   // the bundle; replaced only by a whole one
 	Arch      []string // overrides the architectures of the spec
 	Version   string   // of this kocli: "v0.1.0"
@@ -98,8 +99,11 @@ type builder struct {
 	new     *lock
 	asItIs  map[string]bool // digests of blobs that are never compressed
 	codec   *frames.Codec
-	flight  singleflight.Group // one goroutine makes the compressed form of a digest
-	slots   chan struct{}      // one for each file that is being compressed
+	flight  singleflight.Group // one goroutine makes the compressed form of a digest, or takes it from the base
+	base    *archive.Bundle    // nil when there is none
+	// programs are what the base has out of tarballs, by the tarballs' digests.
+	programs map[string][]archive.Item
+	slots    chan struct{} // one for each file that is being compressed
 }
 
 // Build makes a bundle. The output is replaced at the end, atomically: a build
@@ -143,6 +147,12 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 	}
 	b.client = &fetch.Client{Mirrors: mirrors, Cache: cache, HTTP: transport, Pause: o.RetryPause}
 
+	if err := b.openBase(); err != nil {
+		return nil, err
+	}
+	if b.base != nil {
+		defer func() { err = errors.Join(err, b.base.Close()) }()
+	}
 	parts, err := b.resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -157,6 +167,9 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 		return nil, err
 	}
 	if err := b.compress(ctx, parts); err != nil {
+		return nil, err
+	}
+	if err := b.repack(ctx, parts); err != nil {
 		return nil, err
 	}
 	return b.finish(ctx, parts)

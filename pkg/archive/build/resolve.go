@@ -161,7 +161,7 @@ func (b *builder) have(digest string, tarball bool) bool {
 			return true
 		}
 	}
-	return b.client.Cache.Has(digest)
+	return b.client.Cache.Has(digest) || b.fromBase(digest, tarball)
 }
 
 // images are those of the catalogue and of the spec. One that is asked for

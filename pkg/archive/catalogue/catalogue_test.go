@@ -120,7 +120,7 @@ func TestTemplate_isTheExampleAndAllOfItIsRight(t *testing.T) {
 			t.Fatalf("uncommented: %v", err)
 		}
 		x := all.Spec
-		if len(x.Components) != 1 || len(x.ExtraImages) != 1 || len(x.ExtraFiles) != 2 || len(x.ExtraCharts) != 3 || len(x.OSPackages[0].Extra) != 1 || x.OSPackages[0].Keyring == "" {
+		if len(x.Components) != 1 || len(x.ExtraImages) != 1 || len(x.ExtraFiles) != 2 || len(x.ExtraCharts) != 3 || len(x.OSPackages[0].Extra) != 1 || x.OSPackages[0].Keyring == "" || x.ImageLayers != archive.LayersZstd {
 			t.Errorf("uncommented: %+v", x)
 		}
 		if _, err := c.Release(v, x.Components); err != nil {

@@ -36,6 +36,7 @@ type Member struct {
 const (
 	noteCompressed = "zstd-" + frames.Form
 	noteMembers    = "programs-v1"
+	noteLayer      = "layer-zstd-" + frames.Form
 )
 
 func (c *Cache) note(kind, digest string) string {
@@ -108,6 +109,25 @@ func (c *Cache) KeepMembers(digest string, list []Member) error {
 	return c.drop(digest)
 }
 
+// Layer returns what is noted of the form in zstd of a layer that is stored in
+// gzip. ok is false when nothing is, or when the blob that it tells of is gone.
+func (c *Cache) Layer(digest string) (z Compressed, ok bool) {
+	if !c.readNote(noteLayer, digest, &z) {
+		return Compressed{}, false
+	}
+	if z.Stored == nil {
+		return z, true
+	}
+	_, ok = c.Size(z.Stored.Digest)
+	return z, ok
+}
+
+// KeepLayer notes the form in zstd of a layer. The layer stays: whether an image
+// is as published can be seen without asking anybody.
+func (c *Cache) KeepLayer(digest string, z Compressed) error {
+	return c.writeNote(noteLayer, digest, z)
+}
+
 // Has reports whether the cache has the content of a blob, in either form.
 func (c *Cache) Has(digest string) bool {
 	if _, ok := c.Size(digest); ok {
@@ -120,7 +140,7 @@ func (c *Cache) Has(digest string) bool {
 // Forget drops a blob that is damaged and every note of it.
 func (c *Cache) Forget(digest string) error {
 	var err error
-	for _, path := range []string{c.note(noteCompressed, digest), c.note(noteMembers, digest), c.Path(digest)} {
+	for _, path := range []string{c.note(noteCompressed, digest), c.note(noteMembers, digest), c.note(noteLayer, digest), c.Path(digest)} {
 		if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, fmt.Errorf("cache: %w", rerr))
 		}

@@ -1,6 +1,7 @@
 package sbom
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -84,8 +85,11 @@ func item(it archive.Item) Package {
 	case it.Kind == archive.KindImage:
 		repository, tag := it.Reference()
 		p.Name, p.VersionInfo = repository, tag
-		p.DownloadLocation = manifestURL(repository, it.Digest)
+		p.DownloadLocation = manifestURL(repository, cmp.Or(it.SourceDigest, it.Digest))
 		p.SourceInfo = "container image for linux/" + it.Arch + "; the checksum is that of its manifest"
+		if it.SourceDigest != "" {
+			p.SourceInfo += ", whose layers were packed anew: what downloadLocation serves has digest " + it.SourceDigest
+		}
 	case it.SourceDigest != "":
 		p.SourceInfo = "a part of what downloadLocation serves, which has digest " + it.SourceDigest
 	}
@@ -120,7 +124,7 @@ func purl(it archive.Item) string {
 	switch it.Kind {
 	case archive.KindImage:
 		repository, tag := it.Reference()
-		kind, name, version = packageurl.TypeOCI, strings.ToLower(repository[strings.LastIndex(repository, "/")+1:]), it.Digest
+		kind, name, version = packageurl.TypeOCI, strings.ToLower(repository[strings.LastIndex(repository, "/")+1:]), cmp.Or(it.SourceDigest, it.Digest)
 		q["repository_url"] = repository
 		if tag != "" {
 			q["tag"] = tag

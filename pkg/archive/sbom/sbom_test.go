@@ -222,6 +222,33 @@ func TestNew_describesEveryItem(t *testing.T) {
 	}
 }
 
+// An image whose layers were packed anew is found under the digest that upstream
+// publishes.
+func TestNew_anImageThatWasPackedAnewNamesWhatUpstreamHas(t *testing.T) {
+	m, c := archivetest.Sample()
+	i := slices.IndexFunc(m.Items, func(it archive.Item) bool { return strings.HasPrefix(it.Name, "registry.k8s.io/pause:") })
+	own, published := m.Items[i].Digest, "sha256:"+strings.Repeat("5", 64)
+	m.Items[i].SourceDigest = published
+	var raw bytes.Buffer
+	if _, _, err := archive.Write(&raw, m, c.Open); err != nil {
+		t.Fatal(err)
+	}
+	b, err := archive.NewReader(bytes.NewReader(raw.Bytes()), int64(raw.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := sbom.New(b, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := slices.IndexFunc(d.Packages, func(p sbom.Package) bool { return p.Name == "registry.k8s.io/pause" })
+	p := d.Packages[j]
+	if !strings.HasSuffix(p.DownloadLocation, "/manifests/"+published) || !strings.Contains(plain(p.ExternalRefs[0].ReferenceLocator), published) ||
+		!strings.Contains(p.SourceInfo, "packed anew") || "sha256:"+p.Checksums[0].ChecksumValue != own {
+		t.Errorf("%+v", p)
+	}
+}
+
 // plain is a purl without the question which letters of it are escaped.
 func plain(purl string) string {
 	s, err := url.PathUnescape(purl)

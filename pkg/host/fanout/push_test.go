@@ -26,7 +26,13 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets this program be a push that can be killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("KOCLI_TEST_PUSH"); dir != "" {
+		pushUntilKilled(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // machine is a host whose relay runs in this process, in a folder of its own.
 type machine struct {
@@ -208,10 +214,10 @@ func (s watched) ReadAt(p []byte, off int64) (int, error) {
 	return s.r.ReadAt(p, off)
 }
 
-// at runs f once, when the operator reads the byte of blob i.
-func (c *cluster) at(i int, off int64, f func()) {
+// at runs f once, when the operator reads this byte of the second blob.
+func (c *cluster) at(off int64, f func()) {
 	var once sync.Once
-	c.options.Items[i].Content = watched{r: c.options.Items[i].Content, gate: func(o int64) {
+	c.options.Items[1].Content = watched{r: c.options.Items[1].Content, gate: func(o int64) {
 		if o >= off {
 			once.Do(f)
 		}
@@ -222,7 +228,7 @@ func TestPush_bridgesAHostThatDies(t *testing.T) {
 	for dead := range 4 {
 		t.Run(fmt.Sprint("host", dead+1), func(t *testing.T) {
 			c := newCluster(t, 4, Chain, 8*unit, 8*unit)
-			c.at(1, 4*unit, func() { c.machines[dead].stop(errors.New("killed")) })
+			c.at(4*unit, func() { c.machines[dead].stop(errors.New("killed")) })
 			_, err := Push(t.Context(), c.options)
 			if err == nil || !strings.Contains(err.Error(), fmt.Sprint("host", dead+1)) || strings.Count(err.Error(), "push content") != 1 {
 				t.Errorf("got %v", err)
@@ -244,7 +250,7 @@ func TestPush_goesOnAfterAKill(t *testing.T) {
 			c := newCluster(t, 3, mode, 16*unit, 16*unit)
 			ctx, cancel := context.WithCancel(t.Context())
 			clean := c.options.Items[1].Content
-			c.at(1, 4*unit, func() { cancel() })
+			c.at(4*unit, func() { cancel() })
 			if _, err := Push(ctx, c.options); !errors.Is(err, context.Canceled) {
 				t.Fatalf("got %v", err)
 			}
@@ -376,24 +382,68 @@ func TestPush_twoAtOnce(t *testing.T) {
 	c.check(c.machines...)
 }
 
-func TestPush_diskFull(t *testing.T) {
-	c := newCluster(t, 1, SSH, unit)
-	dir := filepath.Join(t.TempDir(), "small")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+// smallDisk gives a machine a disk of its own.
+func smallDisk(t *testing.T, m *machine, size string) {
+	t.Helper()
+	m.root = filepath.Join(t.TempDir(), "small")
+	if err := os.Mkdir(m.root, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
+	if err := syscall.Mount("tmpfs", m.root, "tmpfs", 0, "size="+size); err != nil {
 		t.Fatalf("this test mounts a small disk: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		if err := syscall.Unmount(m.root, 0); err != nil {
 			t.Error(err)
 		}
 	})
-	c.machines[0].root = dir
+}
+
+func TestPush_diskFull(t *testing.T) {
+	c := newCluster(t, 1, SSH, unit)
+	smallDisk(t, c.machines[0], "512k")
 	_, err := Push(t.Context(), c.options)
-	if err == nil || !strings.Contains(err.Error(), "MiB are free") || !strings.Contains(fault.HintOf(err), "free space below "+dir) {
+	if err == nil || !strings.Contains(err.Error(), "MiB are free") || !strings.Contains(fault.HintOf(err), "free space below "+c.machines[0].root) {
 		t.Errorf("got %v, hint %q", err, fault.HintOf(err))
+	}
+}
+
+func TestPush_aDiskThatFillsUpOnTheWay(t *testing.T) {
+	for _, mode := range []Mode{Chain, SSH} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := newCluster(t, 3, mode, 32*unit, 32*unit)
+			m := c.machines[1]
+			smallDisk(t, m, "280m") // enough for what comes, and what has to stay free
+			ballast := filepath.Join(m.root, "of others")
+			clean := c.options.Items[1].Content
+			c.at(unit, func() {
+				f, err := os.Create(ballast)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for err == nil {
+					_, err = f.Write(make([]byte, 4096))
+				}
+				if err := f.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			_, err := Push(t.Context(), c.options)
+			if err == nil || !strings.Contains(err.Error(), "host2") || !strings.Contains(err.Error(), "MiB are free") || strings.Count(err.Error(), "push content") != 1 {
+				t.Errorf("got %v", err)
+			}
+			c.check(c.machines[0], c.machines[2]) // the others lose nothing
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+			c.options.Items[1].Content = clean
+			r := c.push()
+			c.check(c.machines...)
+			if n := r.Missing["host2"]; n == 0 || n > 32*unit {
+				t.Errorf("%d bytes were sent to the host again", n)
+			}
+		})
 	}
 }
 

@@ -37,6 +37,10 @@ type Reply struct {
 // wait for; it is asked after the handlers.
 type Program func(ctx context.Context, m *Machine, argv []string, stdin []byte) (Reply, bool)
 
+// Stream answers a command that talks while it reads; it is asked before all
+// others, and gets the command's own stdin and stdout.
+type Stream func(ctx context.Context, m *Machine, c host.Cmd) (Reply, bool)
+
 // File is a file on a Machine.
 type File struct {
 	Data  []byte
@@ -55,6 +59,7 @@ type Machine struct {
 	files    map[string]File
 	handlers []Handler
 	programs []Program
+	streams  []Stream
 }
 
 var (
@@ -80,6 +85,14 @@ func (m *Machine) Install(p ...Program) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.programs = append(slices.Clone(p), m.programs...)
+}
+
+// Attach adds programs that talk while they read, asked before those that are
+// there.
+func (m *Machine) Attach(s ...Stream) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.streams = append(slices.Clone(s), m.streams...)
 }
 
 // Handle adds handlers, asked before those that are there.
@@ -219,14 +232,17 @@ func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
 		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("no end after %s: %w", c.Timeout, context.DeadlineExceeded))
 		defer cancel()
 	}
-	var stdin []byte
-	if c.Stdin != nil {
-		var err error
-		if stdin, err = io.ReadAll(c.Stdin); err != nil {
-			return host.Output{}, err
+	r, ok := m.stream(ctx, c)
+	if !ok {
+		var stdin []byte
+		if c.Stdin != nil {
+			var err error
+			if stdin, err = io.ReadAll(c.Stdin); err != nil {
+				return host.Output{}, err
+			}
 		}
+		r, ok = m.program(ctx, c.Argv, stdin)
 	}
-	r, ok := m.program(ctx, c.Argv, stdin)
 	if err := ctx.Err(); err != nil {
 		return host.Output{}, fmt.Errorf("%s: %w", c, context.Cause(ctx))
 	}
@@ -234,7 +250,7 @@ func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
 		return host.Output{}, fmt.Errorf("hosttest: %s was not told about: %s", m.name, c)
 	}
 	out := host.Output{Stdout: []byte(r.Stdout), Stderr: []byte(r.Stderr)}
-	if c.Stdout != nil {
+	if c.Stdout != nil && len(out.Stdout) > 0 {
 		if _, err := c.Stdout.Write(out.Stdout); err != nil {
 			return out, err
 		}
@@ -244,6 +260,19 @@ func (m *Machine) exec(ctx context.Context, c host.Cmd) (host.Output, error) {
 		return out, &host.ExitError{Cmd: c.String(), Code: r.Code, Stderr: []byte(host.Mask(r.Stderr, c.Secrets))}
 	}
 	return out, nil
+}
+
+// stream finds who answers a command and talks while it reads.
+func (m *Machine) stream(ctx context.Context, c host.Cmd) (Reply, bool) {
+	m.mu.Lock()
+	streams := slices.Clone(m.streams)
+	m.mu.Unlock()
+	for _, s := range streams {
+		if r, ok := s(ctx, m, c); ok {
+			return r, true
+		}
+	}
+	return Reply{}, false
 }
 
 // program finds who answers a command.

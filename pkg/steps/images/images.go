@@ -8,30 +8,33 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/host"
-	"github.com/kocli/kocli/pkg/host/fanout"
-	"github.com/kocli/kocli/pkg/host/sink"
+	"github.com/kocli/kocli/pkg/host/containerd"
 	"github.com/kocli/kocli/pkg/payload"
 	"github.com/kocli/kocli/pkg/plan"
 )
 
-// PinnedLabel keeps an image from being collected, as containerd's CRI plugin
-// reads it.
-const PinnedLabel = "io.cri-containerd.pinned=pinned"
+// PinnedLabel keeps an image from being collected by the kubelet, as
+// containerd's CRI plugin reads it.
+const (
+	PinnedLabel = "io.cri-containerd.pinned"
+	pinned      = "pinned"
+)
 
 // ctr is containerd's own client, in the kubelet's namespace.
 func ctr(args ...string) host.Cmd {
 	return host.Command(append([]string{"/usr/local/bin/ctr", "-n", "k8s.io"}, args...)...)
 }
 
-// Import has every image of the payload in containerd, pinned. What the content
-// store of the host holds is taken from there: kocli is the command that runs
-// kocli on the host.
+// Import has every image of the payload in containerd, pinned. kocli is the
+// program on the host that takes them in, from the stream and from its own
+// content store.
 func Import(p payload.Payload, kocli string) plan.Step {
 	return converge.Func{
 		Name: "images/import",
@@ -88,7 +91,7 @@ func look(ctx context.Context, r host.Reader, want []archive.Image) (state, erro
 		switch {
 		case !ok || !strings.Contains(l, im.Digest):
 			s.lacking = append(s.lacking, im)
-		case !strings.Contains(l, PinnedLabel):
+		case !strings.Contains(l, PinnedLabel+"="+pinned):
 			s.unpinned = append(s.unpinned, im.Ref)
 		}
 	}
@@ -101,63 +104,88 @@ func apply(ctx context.Context, h host.Host, p payload.Payload, kocli string) er
 		return err
 	}
 	pin := s.unpinned
-	for _, im := range s.lacking {
-		pin = append(pin, im.Ref)
-	}
 	if len(s.lacking) > 0 {
-		out, err := h.Query(ctx, ctr("content", "ls", "-q"))
-		if err != nil {
-			return fmt.Errorf("ask containerd for its content: %w", err)
-		}
-		stored, err := fanout.Stored(ctx, h)
-		if err != nil {
-			return err
-		}
-		if err := send(ctx, h, p, s.lacking, archive.ParseDigests(out.Text()).Has, kocli, stored); err != nil {
-			// A blob that was listed may have been collected since: send all.
-			if err2 := send(ctx, h, p, s.lacking, nil, kocli, nil); err2 != nil {
-				return errors.Join(err2, err)
+		err := bring(ctx, h, p, s.lacking, kocli)
+		if errors.Is(err, containerd.ErrNoKocli) {
+			err = stream(ctx, h, p, s.lacking)
+			for _, im := range s.lacking {
+				pin = append(pin, im.Ref)
 			}
+		}
+		if err != nil {
+			return fmt.Errorf("import %d images: %w", len(s.lacking), err)
 		}
 	}
 	for _, ref := range pin {
-		if _, err := h.Run(ctx, ctr("images", "label", ref, PinnedLabel)); err != nil {
+		if _, err := h.Run(ctx, ctr("images", "label", ref, PinnedLabel+"="+pinned)); err != nil {
 			return fmt.Errorf("pin %s: %w", ref, err)
 		}
 	}
 	return nil
 }
 
-// send streams images into ctr. Blobs that are stored on the host are filled in
-// there.
-func send(ctx context.Context, h host.Host, p payload.Payload, images []archive.Image, have func(string) bool, kocli string, stored map[string]int64) error {
+// tries is how often images are brought: containerd may be restarted meanwhile,
+// and a blob in the store of the host turn out to be damaged. What has arrived
+// is not sent again.
+const tries = 3
+
+// bring has kocli on the host take in what is lacking.
+func bring(ctx context.Context, h host.Host, p payload.Payload, images []archive.Image, kocli string) error {
+	q := containerd.Request{
+		Labels: map[string]string{PinnedLabel: pinned}, Open: p.Blob,
+		Progress: func(done, total int64) { plan.Transfer(ctx, "images", done, total) },
+	}
+	for _, im := range images {
+		out := containerd.Image{Ref: im.Ref}
+		for _, b := range im.Blobs {
+			out.Blobs = append(out.Blobs, containerd.Blob{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size})
+		}
+		q.Images = append(q.Images, out)
+	}
+	var errs []error
+	for range tries {
+		err := containerd.Send(ctx, h, kocli, q)
+		var x *host.ExitError
+		if err == nil || !errors.As(err, &x) || errors.Is(err, containerd.ErrNoKocli) {
+			return err // it is done, or the connection is lost
+		}
+		if slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
+			return err // the same again
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// stream gives a tar of what is lacking to containerd's own client, where no
+// kocli runs on the host.
+func stream(ctx context.Context, h host.Host, p payload.Payload, images []archive.Image) error {
+	out, err := h.Query(ctx, ctr("content", "ls", "-q"))
+	if err != nil {
+		return fmt.Errorf("ask containerd for its content: %w", err)
+	}
+	if err = ctrImport(ctx, h, p, images, archive.ParseDigests(out.Text()).Has); err == nil {
+		return nil
+	}
+	// A blob that was listed may have been collected since: send all.
+	if err2 := ctrImport(ctx, h, p, images, nil); err2 != nil {
+		return errors.Join(err2, err)
+	}
+	return nil
+}
+
+func ctrImport(ctx context.Context, h host.Host, p payload.Payload, images []archive.Image, have func(string) bool) error {
 	size, write, err := p.ImageTar(images, have)
 	if err != nil {
 		return err
 	}
-	c := ctr("images", "import", "-")
-	if len(stored) > 0 {
-		c = host.Command(append([]string{kocli, "node", "splice", "--"}, c.Argv...)...)
-	}
 	r, w := io.Pipe()
-	go func() {
-		if len(stored) == 0 {
-			w.CloseWithError(write(w))
-			return
-		}
-		s := sink.NewSplicer(w, stored)
-		if err := write(s); err != nil {
-			w.CloseWithError(err)
-			return
-		}
-		w.CloseWithError(s.Close())
-	}()
+	go func() { w.CloseWithError(write(w)) }()
 	defer func() { _ = r.Close() }()
+	c := ctr("images", "import", "-")
 	c.Stdin = &meter{r: r, total: size, report: func(done, total int64) { plan.Transfer(ctx, "images", done, total) }}
-	if _, err := h.Run(ctx, c); err != nil {
-		return fmt.Errorf("import %d images: %w", len(images), err)
-	}
-	return nil
+	_, err = h.Run(ctx, c)
+	return err
 }
 
 // meter reports what passes, at most five times a second.
