@@ -30,6 +30,7 @@ import (
 	"github.com/kocli/kocli/pkg/steps/network"
 	"github.com/kocli/kocli/pkg/steps/osprep"
 	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
+	"github.com/kocli/kocli/pkg/steps/settings"
 	"github.com/kocli/kocli/pkg/steps/worker"
 )
 
@@ -158,7 +159,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return []plan.Step{endpoint.Certificate(c.endpoint(n))}, nil
 		})},
 		{Name: "endpoint", Needs: []string{"certificates"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{endpoint.Cluster(c.endpoint(n))}, nil
+			return []plan.Step{endpoint.Cluster(c.endpoint(n)), settings.Cluster(c.settings(n))}, nil
 		})},
 		// All at once: only in the etcd phase of its join, each waits for its turn.
 		{Name: "control-planes", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
@@ -172,8 +173,8 @@ func (c *Cluster) installPhases() []plan.Phase {
 			o.Window = window
 			return []plan.Step{worker.Join(o)}, nil
 		})},
-		{Name: "kubeconfigs", Needs: []string{"endpoint"}, Follows: []string{"control-planes", "workers", "loadbalancer"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{endpoint.Kubelet(c.endpoint(n))}, nil
+		{Name: "kubelets", Needs: []string{"endpoint"}, Follows: []string{"control-planes", "workers", "loadbalancer"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{endpoint.Kubelet(c.endpoint(n)), settings.Kubelet(c.settings(n))}, nil
 		})},
 		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
 			var out []plan.Step
@@ -183,7 +184,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return out, nil
 		})},
 		// Of an endpoint that is not there any more, once nobody uses it.
-		{Name: "leftovers", Needs: []string{"nodes", "kubeconfigs"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "leftovers", Needs: []string{"nodes", "kubelets"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
@@ -198,6 +199,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 
 func (c *Cluster) endpoint(n inventory.Node) endpoint.Options {
 	return endpoint.Options{Inventory: c.Inventory, Node: n, API: c.API()}
+}
+
+func (c *Cluster) settings(n inventory.Node) settings.Options {
+	return settings.Options{Inventory: c.Inventory, Node: n, API: c.API()}
 }
 
 func (c *Cluster) workerOptions(n inventory.Node) worker.Options {

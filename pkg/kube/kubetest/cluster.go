@@ -147,6 +147,10 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 			c.run(m, resetEffects(ctx, m))
 			return hosttest.Reply{}, true
 		}
+		if len(args) > 3 && args[0] == "upgrade" && args[3] == "kubelet-config" {
+			c.run(m, []effect{c.kubeletConfig(m)})
+			return hosttest.Reply{}, true
+		}
 		config, ignored, skipped := "", []string{}, []string{}
 		for j, a := range args {
 			if a == "--config" && j+1 < len(args) {
@@ -239,7 +243,7 @@ func found(m *hosttest.Machine, files ...string) []string {
 }
 
 func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
-	own := clusterConfiguration(config)
+	own := document(config, "ClusterConfiguration")
 	c.mu.Lock()
 	c.config = own
 	c.mu.Unlock()
@@ -258,6 +262,10 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
 		func() { c.AddControlPlane(m.Name()) },
 		func() {
+			c.Put("configmaps", "kube-system", "kubelet-config", Object{"data": Object{"kubelet": document(config, "KubeletConfiguration")}})
+		},
+		c.kubeletConfig(m),
+		func() {
 			c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": own}})
 		},
 		func() {
@@ -265,7 +273,7 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 		},
 		func() { c.AddCoreDNS() },
 		func() {
-			c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": "x", "kubeconfig.conf": c.conf()}})
+			c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": document(config, "KubeProxyConfiguration"), "kubeconfig.conf": c.conf()}})
 		},
 	}
 }

@@ -69,7 +69,7 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 		}
 		return []effect{
 			write(bootstrapConf, config), func() { m.Write("/etc/kubernetes/pki/ca.crt", 0o644, "CA") },
-			func() { m.Write("/var/lib/kubelet/config.yaml", 0o644, "x") },
+			c.kubeletConfig(m),
 		}, nil
 	case "etcd-join":
 		if controlPlane {
