@@ -177,3 +177,16 @@ func TestScaling_aHostThatLeavesAndCannotBeReached(t *testing.T) {
 		t.Errorf("%v; %s", err, fault.HintOf(err))
 	}
 }
+
+// A host of the cluster that cannot be reached may be gone; one that was never part
+// of it is only not there yet.
+func TestFacts_aHostThatMayBeGone(t *testing.T) {
+	s := remembered(t, applied(""))
+	_, err := s.Facts(t.Context())
+	for _, e := range err.(interface{ Unwrap() []error }).Unwrap() { //nolint:errorlint // joined by Facts
+		hint := fault.HintOf(e)
+		if was := fault.NodeOf(e) != "worker-1"; was != strings.Contains(hint, "kocli node remove "+fault.NodeOf(e)+" --dead") || fault.CodeOf(e) != fault.Unreachable {
+			t.Errorf("%v; %q", e, hint)
+		}
+	}
+}

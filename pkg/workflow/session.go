@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -161,7 +162,7 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 		wg.Go(func() {
 			r, err := s.hosts.Look(ctx, n.Name)
 			if err != nil {
-				errs[i] = err
+				errs[i] = s.orGone(n, err)
 				return
 			}
 			slots <- struct{}{}
@@ -190,6 +191,20 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 	}
 	wg.Wait()
 	return out, errors.Join(errs...)
+}
+
+// orGone adds to the error of a host that is part of the cluster and cannot be
+// reached what to do where it is gone for good.
+func (s *Session) orGone(n inventory.Node, err error) error {
+	r, lerr := s.dir.Load()
+	if lerr != nil || r.Spec == "" || fault.CodeOf(err) != fault.Unreachable {
+		return err
+	}
+	old, lerr := config.Read("the YAML that was applied last", bytes.NewReader([]byte(r.Spec)))
+	if lerr != nil || !slices.ContainsFunc(old.Spec.Hosts, func(h v1alpha1.Host) bool { return h.Name == n.Name }) {
+		return err
+	}
+	return &fault.Error{Node: n.Name, Hint: fmt.Sprintf("%s; if it is gone for good: kocli node remove %s --dead, or kocli node replace", fault.HintOf(err), n.Name), Err: err}
 }
 
 // cluster puts together what the phases are made from.
