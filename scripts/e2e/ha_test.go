@@ -41,6 +41,17 @@ func haYAML(t *testing.T, user, endpoint string, roles map[int]string) {
 	}
 }
 
+// allHosts has all hosts up, and knows what is on each.
+func allHosts(t *testing.T) {
+	t.Helper()
+	lab(t, "up", "e2e", "--hosts", strconv.Itoa(haHosts))
+	for i := 1; i <= haHosts; i++ {
+		if h := fmt.Sprintf("host%d", i); before[h] == "" {
+			before[h] = sh(t, h, inventory)
+		}
+	}
+}
+
 func hostAddress(t *testing.T, i int) string {
 	t.Helper()
 	return strings.TrimSpace(lab(t, "address", "e2e", fmt.Sprintf("host%d", i)))
@@ -180,12 +191,7 @@ func nodeNames(t *testing.T, host string) string {
 var running *prober
 
 func Test20_threeControlPlanesBehindAVirtualIP(t *testing.T) {
-	lab(t, "up", "e2e", "--hosts", strconv.Itoa(haHosts))
-	for i := 1; i <= haHosts; i++ {
-		if h := fmt.Sprintf("host%d", i); before[h] == "" {
-			before[h] = sh(t, h, inventory)
-		}
-	}
+	allHosts(t)
 	haYAML(t, "vip", "{mode: vip, address: "+vip(t)+"}", map[int]string{1: "control-plane", 2: "control-plane", 3: "control-plane", 4: "worker", 5: "worker"})
 	r := want(t, 0, "vip", "create")
 	figure(t, "create.3+2.seconds", r.took.Seconds())
@@ -359,7 +365,7 @@ func Test22_budgetsAreObeyed(t *testing.T) {
 	if r := want(t, 0, "vip", "node", "list"); !strings.Contains(r.out, "host5") {
 		t.Errorf("node list:\n%s", r)
 	}
-	want(t, 0, "vip", "scale") // the YAML has lost host5: it was asked for
+	want(t, 0, "vip", "scale", "--yes") // the YAML has lost host5: it was asked for
 	if got := kubectlAt(t, cp, "get node host5 --ignore-not-found"); got != "" {
 		t.Errorf("host5 is still there: %s", got)
 	}
@@ -456,6 +462,7 @@ func Test25_allLosePowerAndComeBack(t *testing.T) {
 }
 
 func Test26_fromOneControlPlaneToThreeAndBack(t *testing.T) {
+	allHosts(t)
 	haYAML(t, "grow", "{mode: none}", map[int]string{1: "control-plane", 4: "worker"})
 	want(t, 0, "grow", "create")
 	haYAML(t, "grow", "{mode: local}", map[int]string{1: "control-plane", 2: "control-plane", 3: "control-plane", 4: "worker", 5: "worker"})
