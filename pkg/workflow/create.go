@@ -51,6 +51,9 @@ type Cluster struct {
 	Secret func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
+	// Leaving are the control planes that leave in this run, alive.
+	Leaving  []inventory.Node
+	election loadbalancer.Election
 	// OwnResolver says that a host has no resolver of its own that pods can use.
 	OwnResolver bool
 }
@@ -118,6 +121,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 	turn, window := worker.NewTurn(), admission.New()
 	planes := slices.DeleteFunc(inventory.Names(inv.ControlPlanes()), func(n string) bool { return n == c.Seed.Name })
 	workers := inventory.Names(inv.Workers())
+	joinsAfter := []string{"endpoint"}
+	if c.virtualIP() { // elsewhere every node has a load balancer, and need not be waited for
+		joinsAfter = append(joinsAfter, "loadbalancer")
+	}
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
@@ -161,8 +168,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "endpoint", Needs: []string{"certificates"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{endpoint.Cluster(c.endpoint(n)), settings.Cluster(c.settings(n))}, nil
 		})},
-		// All at once: only in the etcd phase of its join, each waits for its turn.
-		{Name: "control-planes", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// All at once: only in the etcd phase of its join, each waits for its turn. Those
+		// that are there have loaded them as peers, and as servers, before: both are
+		// static pods, which a join starts.
+		{Name: "control-planes", Needs: joinsAfter, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
 			o := c.workerOptions(n)
 			o.Etcd, o.Turn = c.etcd(), turn
@@ -187,6 +196,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "leftovers", Needs: []string{"nodes", "kubelets"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
+		c.holderPhase(c.Seed.Name, "control-planes", "control-plane", "loadbalancer"),
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
 				return nil, nil // nodes are not ready until the user installs one

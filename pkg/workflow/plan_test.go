@@ -67,7 +67,11 @@ func newLab(t *testing.T, example string) *lab {
 		m.Attach(hosttest.NodeImages())
 		m.OnDial(l.api.Dial)
 		m.Handle(func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
-			return fmt.Sprintf(`[{"ifname":"eth0","mtu":1500,"flags":["UP"],"addr_info":[{"local":%q,"prefixlen":24}]}]`, n.IP), 0,
+			vip := ""
+			if l.holds(n) {
+				vip = fmt.Sprintf(`,{"local":%q,"prefixlen":32}`, inv.Spec.ControlPlane.Endpoint.Address)
+			}
+			return fmt.Sprintf(`[{"ifname":"eth0","mtu":1500,"flags":["UP"],"addr_info":[{"local":%q,"prefixlen":24}%s]}]`, n.IP, vip), 0,
 				strings.Join(argv, " ") == "ip -j addr show"
 		})
 		m.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
@@ -88,6 +92,14 @@ func newLab(t *testing.T, example string) *lab {
 		},
 	}
 	return l
+}
+
+// holds reports whether a host has the virtual IP: the first does, once its
+// kubelet runs keepalived.
+func (l *lab) holds(n inventory.Node) bool {
+	_, pod := l.hosts[n.Name].Read(kubeadm.KeepalivedManifestPath)
+	_, joined := l.hosts[n.Name].Read("/etc/kubernetes/kubelet.conf")
+	return n.Name == l.inv.Seed().Name && pod && joined
 }
 
 // Look returns a reader as a run has it.
@@ -315,6 +327,22 @@ func TestCreate_passwordOfTheVirtualIP(t *testing.T) {
 	}
 	if strings.Contains(said.String(), canary) || !strings.Contains(said.String(), kubeadm.KeepalivedConfigPath) {
 		t.Error("the password was said, or nothing was")
+	}
+}
+
+// A control plane starts keepalived by joining. Those that are there have to know
+// it before, where they are told of each other: who is not told takes the address.
+func TestCreatePhases_loadBalancersAreReadyBeforeAControlPlaneJoins(t *testing.T) {
+	for example, want := range map[string]bool{"vip": true, "local": false} {
+		l := newLab(t, "../../examples/cluster-"+example+".yaml")
+		phases, err := l.cluster.CreatePhases()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(phases, func(p plan.Phase) bool { return p.Name == "control-planes" })
+		if got := slices.Contains(phases[i].Needs, "loadbalancer"); got != want {
+			t.Errorf("%s: control planes join after %v", example, phases[i].Needs)
+		}
 	}
 }
 

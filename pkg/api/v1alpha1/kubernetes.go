@@ -115,6 +115,10 @@ type VRRP struct {
 	// Network interface of the control planes. Default: the one that has the
 	// address of the node.
 	Interface string `json:"interface,omitempty"`
+	// Tell the control planes of each other, for networks that drop the multicast
+	// of VRRP (224.0.0.18). IP protocol 112 has to pass between them all the same.
+	// Default: false.
+	Unicast bool `json:"unicast,omitempty"`
 }
 
 // EndpointMode is how the control plane endpoint comes about.
