@@ -16,6 +16,7 @@ import (
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/archivetest"
 	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/host/ledger"
@@ -28,6 +29,9 @@ import (
 	"github.com/kocli/kocli/pkg/probe"
 	"github.com/kocli/kocli/pkg/workflow"
 )
+
+// etcdKey is the private key of a client of an external etcd.
+const etcdKey = "canary-etcd-key"
 
 var update = flag.Bool("update", false, "write the golden files")
 
@@ -83,11 +87,14 @@ func newLab(t *testing.T, example string) *lab {
 	l.cluster = &workflow.Cluster{
 		Inventory: inv, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(),
 		Secret: func(context.Context, v1alpha1.SecretRef, string) (string, error) { return "canary-7", nil },
-		Clock:  workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
+		EtcdCredentials: func() (etcd.Credentials, error) {
+			return etcd.Credentials{CA: []byte("ca"), Cert: []byte("certificate"), Key: []byte(etcdKey)}, nil
+		},
+		Clock: workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
 		Payload: func(n inventory.Node) payload.Payload {
 			return payload.For(b, payload.Target{
 				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name),
-				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), Distribution: "debian", Release: "12",
+				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: inv.ExternalEtcd() != nil, Distribution: "debian", Release: "12",
 			})
 		},
 	}
@@ -327,6 +334,39 @@ func TestCreate_passwordOfTheVirtualIP(t *testing.T) {
 	}
 	if strings.Contains(said.String(), canary) || !strings.Contains(said.String(), kubeadm.KeepalivedConfigPath) {
 		t.Error("the password was said, or nothing was")
+	}
+}
+
+// The key for an external etcd is in one file of each control plane, and no member
+// of etcd is anywhere.
+func TestCreate_withAnExternalEtcd(t *testing.T) {
+	l := newLab(t, "../../examples/cluster-external-etcd.yaml")
+	var said strings.Builder
+	said.WriteString(l.preview(t))
+	if _, err := l.compile(t, plan.Options{}).Execute(t.Context(), l, func(e plan.Event) { fmt.Fprintf(&said, "%+v\n", e) }); err != nil {
+		t.Fatal(err)
+	}
+	said.WriteString(l.preview(t))
+	for name, m := range l.hosts {
+		said.WriteString(strings.Join(m.Log(), "\n"))
+		n, _ := l.inv.Node(name)
+		if _, there := m.Read(kubeadm.EtcdKeyPath); there != n.ControlPlane {
+			t.Errorf("the key on %s: %v", name, there)
+		}
+		for _, f := range m.Files() {
+			if text, _ := m.Read(f); strings.Contains(text, etcdKey) && f != kubeadm.EtcdKeyPath {
+				t.Errorf("the key is in %s on %s", f, name)
+			}
+			if strings.HasPrefix(f, "/var/lib/etcd") || f == kubeadm.EtcdManifestPath {
+				t.Errorf("%s on %s", f, name)
+			}
+		}
+		if info, err := m.Stat(t.Context(), kubeadm.EtcdKeyPath); n.ControlPlane && (err != nil || info.Mode().Perm() != 0o600) {
+			t.Errorf("%v, %v", info, err)
+		}
+	}
+	if strings.Contains(said.String(), etcdKey) || !strings.Contains(said.String(), kubeadm.EtcdKeyPath) || strings.Contains(said.String(), "k8s.io/etcd:") {
+		t.Error("the key was said, or nothing was, or the image of etcd was imported")
 	}
 }
 

@@ -348,11 +348,10 @@ func TestConfigurations_theirProgramsReadThem(t *testing.T) {
 			}
 		}
 	}
-	inv := cluster(t, vip, 3)
 	var c []byte
 	for _, endpoint := range []string{unicast, vip} {
 		for _, planes := range []int{1, 3, 7} {
-			inv = cluster(t, endpoint, planes)
+			inv := cluster(t, endpoint, planes)
 			var err error
 			c, _, _, err = loadbalancer.KeepalivedConfig(inv, inv.Seed(), anInterface(t), inv.VRRPPassword(), inv.ControlPlanes()[1:])
 			if err != nil {
