@@ -55,7 +55,7 @@ type Cluster struct {
 	EtcdCredentials func() (etcd.Credentials, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
-	// Leaving are the control planes that leave in this run, alive.
+	// Leaving are the control planes that are still there and not in the YAML.
 	Leaving  []inventory.Node
 	election loadbalancer.Election
 	// OwnResolver says that a host has no resolver of its own that pods can use.
@@ -206,7 +206,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "leftovers", Needs: []string{"nodes", "kubelets"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
-		c.holderPhase(c.Seed.Name, "control-planes", "control-plane", "loadbalancer"),
+		c.soleHolderPhase("control-planes", "control-plane", "loadbalancer"),
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
 				return nil, nil // nodes are not ready until the user installs one

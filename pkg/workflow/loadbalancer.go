@@ -54,6 +54,16 @@ func (c *Cluster) holderPhase(node string, needs ...string) plan.Phase {
 	return p
 }
 
+// soleHolderPhase is holderPhase while none of those that are not in the YAML any
+// more may hold the address: create does not ask them, and scale looks at the end.
+func (c *Cluster) soleHolderPhase(needs ...string) plan.Phase {
+	p := c.holderPhase(c.Seed.Name, needs...)
+	if len(c.Leaving) > 0 {
+		p.Nodes = nil
+	}
+	return p
+}
+
 const holderPhase = "virtual-ip"
 
 // peersPhase has the control planes forget those that have left, where they list

@@ -81,6 +81,15 @@ func newLab(t *testing.T, example string) *lab {
 		m.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
 			return hosttest.Reply{}, len(argv) > 2 && argv[1] == "node" && argv[2] == "forward"
 		})
+		m.Handle(func(m *hosttest.Machine, argv []string, _ []byte) (string, int, bool) { // keepalived, once a kubelet runs it
+			_, joined := m.Read("/etc/kubernetes/kubelet.conf")
+			config, _ := m.Read(kubeadm.KeepalivedConfigPath)
+			_, name, ok := strings.Cut(config, "vrrp_process_name ")
+			if name, _, _ = strings.Cut(name, "\n"); !ok || !joined {
+				return "", 0, strings.Join(argv, " ") == "ss -Hnawp"
+			}
+			return fmt.Sprintf("UNCONN 0 0 0.0.0.0:112 0.0.0.0:* users:((%q,pid=7,fd=14))\n", name), 0, strings.Join(argv, " ") == "ss -Hnawp"
+		})
 		l.hosts[n.Name] = m
 		facts[n.Name] = probe.Facts{Node: n.Name, Arch: archivetest.Arch, OS: probe.OS{ID: "debian", Version: "12"}}
 	}
@@ -383,6 +392,23 @@ func TestCreatePhases_loadBalancersAreReadyBeforeAControlPlaneJoins(t *testing.T
 		if got := slices.Contains(phases[i].Needs, "loadbalancer"); got != want {
 			t.Errorf("%s: control planes join after %v", example, phases[i].Needs)
 		}
+	}
+}
+
+// A control plane that left the YAML is part of the cluster until scale takes it
+// out: the others go on to tell it that they hold the address, and it may hold it.
+func TestCreatePhases_aControlPlaneThatIsStillThereIsReckonedWith(t *testing.T) {
+	l := newLab(t, "../../examples/cluster-vip.yaml")
+	l.inv.Spec.ControlPlane.Endpoint.VRRP.Unicast = true
+	l.cluster.Leaving = []inventory.Node{{Name: "cp-9", IP: "10.10.0.19", ControlPlane: true}}
+	l.create(t, plan.Options{})
+	for _, n := range l.inv.ControlPlanes() {
+		if c, _ := l.hosts[n.Name].Read(kubeadm.KeepalivedConfigPath); !strings.Contains(c, "10.10.0.19") {
+			t.Errorf("%s does not know cp-9:\n%s", n.Name, c)
+		}
+	}
+	if ids := strings.Join(l.compile(t, plan.Options{}).StepIDs(), " "); strings.Contains(ids, "loadbalancer/holder") {
+		t.Errorf("who holds the address is judged without cp-9: %s", ids)
 	}
 }
 
