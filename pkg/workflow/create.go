@@ -12,6 +12,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
@@ -49,8 +50,14 @@ type Cluster struct {
 	Clock   Clock
 	// Secret resolves a reference of the cluster YAML; what says what it is for.
 	Secret func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error)
+	// EtcdCredentials are those for an etcd outside the cluster. They are asked for
+	// only where there is one.
+	EtcdCredentials func() (etcd.Credentials, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
+	// Leaving are the control planes that are still there and not in the YAML.
+	Leaving  []inventory.Node
+	election loadbalancer.Election
 	// OwnResolver says that a host has no resolver of its own that pods can use.
 	OwnResolver bool
 }
@@ -118,6 +125,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 	turn, window := worker.NewTurn(), admission.New()
 	planes := slices.DeleteFunc(inventory.Names(inv.ControlPlanes()), func(n string) bool { return n == c.Seed.Name })
 	workers := inventory.Names(inv.Workers())
+	joinsAfter := []string{"endpoint"}
+	if c.virtualIP() { // elsewhere every node has a load balancer, and need not be waited for
+		joinsAfter = append(joinsAfter, "loadbalancer")
+	}
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
@@ -149,7 +160,11 @@ func (c *Cluster) installPhases() []plan.Phase {
 		})},
 		// Before the kubelet, which kubeadm starts, and which starts these.
 		{Name: "loadbalancer", Follows: []string{"images"}, Nodes: c.balanced(), Steps: node(c.loadBalancerSteps)},
-		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// One after another: an API server may have to be restarted.
+		{Name: "etcd", Follows: []string{"agent"}, Nodes: c.etcdClients(), Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{controlplane.EtcdClient(controlplane.Options{Inventory: inv, Node: n, API: c.through(n.Name)}, c.EtcdCredentials)}, nil
+		})},
+		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes", "loadbalancer", "etcd"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
@@ -161,11 +176,15 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "endpoint", Needs: []string{"certificates"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{endpoint.Cluster(c.endpoint(n)), settings.Cluster(c.settings(n))}, nil
 		})},
-		// All at once: only in the etcd phase of its join, each waits for its turn.
-		{Name: "control-planes", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// All at once: only in the etcd phase of its join, each waits for its turn. Those
+		// that are there have loaded them as peers, and as servers, before: both are
+		// static pods, which a join starts.
+		{Name: "control-planes", Needs: joinsAfter, Follows: []string{"os", "images", "kubernetes", "loadbalancer", "etcd"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
 			o := c.workerOptions(n)
-			o.Etcd, o.Turn = c.etcd(), turn
+			if o.Etcd = c.etcd(); o.Etcd != nil {
+				o.Turn = turn
+			}
 			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
 		{Name: "workers", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
@@ -187,6 +206,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "leftovers", Needs: []string{"nodes", "kubelets"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
+		c.soleHolderPhase("control-planes", "control-plane", "loadbalancer"),
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
 				return nil, nil // nodes are not ready until the user installs one
@@ -195,6 +215,14 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return []plan.Step{s}, err
 		})},
 	}
+}
+
+// etcdClients are the nodes whose API servers use an etcd outside the cluster.
+func (c *Cluster) etcdClients() []string {
+	if c.Inventory.ExternalEtcd() == nil {
+		return nil
+	}
+	return inventory.Names(c.Inventory.ControlPlanes())
 }
 
 func (c *Cluster) endpoint(n inventory.Node) endpoint.Options {

@@ -167,6 +167,7 @@ func (s *Session) scaling(ctx context.Context, o ScaleOptions) (*scaling, error)
 	if sc.cluster, err = s.prepare(ctx); err != nil {
 		return nil, err
 	}
+	sc.cluster.Leaving = controlPlanes(sc.live)
 	return sc, sc.survey(ctx)
 }
 
@@ -341,6 +342,8 @@ func (sc *scaling) phases() ([]plan.Phase, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Who holds the virtual IP is looked at once all have left.
+	between = slices.DeleteFunc(between, func(p plan.Phase) bool { return p.Name == holderPhase })
 	o := leave.Options{API: sc.cluster.API(), Drain: kube.DrainOptions{Timeout: sc.drainTimeout(), ForceAfter: sc.o.ForceAfter}}
 	first := plan.Phase{Name: "leave-dead", Nodes: []string{sc.cluster.Seed.Name}, Steps: func(string) ([]plan.Step, error) {
 		var out []plan.Step
@@ -378,6 +381,8 @@ func (sc *scaling) phases() ([]plan.Phase, error) {
 			}
 			return out, nil
 		}},
+		sc.cluster.peersPhase("reset"),
+		sc.cluster.holderPhase(sc.keeper.Name, append(slices.Clone(all), "reset", "peers")...),
 	}
 	return slices.Concat([]plan.Phase{first}, between, last), nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/sshhost"
@@ -221,7 +222,7 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 		v, err := s.o.Secrets.Resolve(ctx, ref, what)
 		return v.Reveal(), err
 	}
-	return &Cluster{Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
+	return &Cluster{Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }), Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
 }
 
 func digestFile(path string) (string, int64, error) {

@@ -254,11 +254,10 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 			}
 		}
 	}
-	return []effect{
+	out := []effect{
 		file("/etc/kubernetes/pki/ca.crt", "CA"), file("/etc/kubernetes/pki/ca.key", "KEY"),
 		c.certificate(m, own),
 		file("/etc/kubernetes/admin.conf", c.conf()), file("/etc/kubernetes/kubelet.conf", c.conf()),
-		file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"),
 		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
 		func() { c.AddControlPlane(m.Name()) },
 		func() {
@@ -276,7 +275,14 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 			c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": document(config, "KubeProxyConfiguration"), "kubeconfig.conf": c.conf()}})
 		},
 	}
+	if elsewhere(own) {
+		return out
+	}
+	return slices.Insert(out, 5, file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"))
 }
+
+// elsewhere reports whether a ClusterConfiguration has its etcd outside the cluster.
+func elsewhere(config string) bool { return strings.Contains(config, "\netcd:\n  external:\n") }
 
 // AddCoreDNS is kubeadm's add-on: a Corefile, kept when there is one, and a
 // Deployment that is ready.
