@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
@@ -98,7 +99,7 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 	if !pushes(c.Inventory, c.Bundle) {
 		return phases, nil
 	}
-	push, err := c.contentPhase(fanout.Auto, c.pushed)
+	push, err := c.contentPhase(phases, fanout.Auto, c.pushed)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +120,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 	planes := slices.DeleteFunc(inventory.Names(inv.ControlPlanes()), func(n string) bool { return n == c.Seed.Name })
 	workers := inventory.Names(inv.Workers())
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
-		return func(name string) ([]plan.Step, error) {
+		return once(func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
 			if !ok && name == c.Seed.Name {
 				n, ok = c.Seed, true // it leaves when others have joined
@@ -128,7 +129,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 				return nil, fmt.Errorf("no host is called %s", name)
 			}
 			return f(n)
-		}
+		})
 	}
 	return []plan.Phase{
 		// Workers can join only when init is done. What they are sent meanwhile need
@@ -194,6 +195,25 @@ func (c *Cluster) installPhases() []plan.Phase {
 			s, err := network.Verify(inv, c.Payload(n), c.API())
 			return []plan.Step{s}, err
 		})},
+	}
+}
+
+// once remembers what f returned for each node: the phase that brings content and
+// those that install it have the same steps.
+func once(f func(string) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
+	var mu sync.Mutex
+	made := map[string][]plan.Step{}
+	return func(node string) ([]plan.Step, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if steps, ok := made[node]; ok {
+			return steps, nil
+		}
+		steps, err := f(node)
+		if err == nil {
+			made[node] = steps
+		}
+		return steps, err
 	}
 }
 
