@@ -49,7 +49,7 @@ test: check ## all of it: check, and the journeys on real hosts
 
 test-long: test ## what does not fit into test; there is nothing of the kind yet
 
-bench: ## measures create against a hand-written script
+bench: ## measures kocli against hand-written scripts and its own limits
 	scripts/bench/run.sh
 
 readme: ## fills the READMEs from the last demo, journeys and benchmark
