@@ -54,7 +54,7 @@ func (a *app) bundleVerify(cmd *cobra.Command, path string, keys []string, spec 
 	var inv *inventory.Inventory
 	if spec != "" {
 		a.file = spec
-		c, _, err := a.load()
+		c, err := a.load()
 		if err != nil {
 			return err
 		}

@@ -22,13 +22,12 @@ import (
 )
 
 // load reads and validates the cluster YAML.
-func (a *app) load(more ...config.Validator) (*v1alpha1.Cluster, []byte, error) {
+func (a *app) load(more ...config.Validator) (*v1alpha1.Cluster, error) {
 	raw, err := a.read()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	c, err := a.parse(raw, more...)
-	return c, raw, err
+	return a.parse(raw, more...)
 }
 
 // read returns the text of the cluster YAML.

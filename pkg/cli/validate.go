@@ -40,7 +40,7 @@ type validation struct {
 }
 
 func (a *app) validate() error {
-	c, _, err := a.load()
+	c, err := a.load()
 	v := validation{File: a.file, Problems: config.Problems{}}
 	if errors.As(err, &v.Problems) {
 		if err := a.result(fault.Usage, v, func() error { return a.writeProblems(v) }); err != nil {

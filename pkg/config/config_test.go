@@ -213,3 +213,20 @@ func TestSecrets_resolveAndHide(t *testing.T) {
 		}
 	}
 }
+
+// The files of an external etcd are looked at where they are used, and not before.
+func TestCheckFiles_namesTheFilesOfAnExternalEtcd(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &v1alpha1.Cluster{}
+	c.Spec.Etcd.External = &v1alpha1.ExternalEtcd{CAFile: filepath.Join(dir, "ca.crt"), CertFile: filepath.Join(dir, "client.crt"), KeyFile: dir}
+	var got []string
+	for _, e := range config.CheckFiles(c) {
+		got = append(got, e.Field)
+	}
+	if strings.Join(got, " ") != "spec.etcd.external.certFile spec.etcd.external.keyFile" {
+		t.Error(got)
+	}
+}

@@ -28,6 +28,7 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, validateKubernetes(&c.Spec.Kubernetes, spec.Child("kubernetes"))...)
 	all = append(all, validateNetwork(&c.Spec, spec)...)
 	all = append(all, validateEndpoint(&c.Spec, spec.Child("controlPlane", "endpoint"))...)
+	all = append(all, validateEtcd(&c.Spec, spec)...)
 	all = append(all, validateSSH(&c.Spec.SSH, spec.Child("ssh"))...)
 	all = append(all, validateContainerd(&c.Spec.Runtime.Containerd, spec.Child("runtime", "containerd"))...)
 	all = append(all, validateHosts(&c.Spec, spec.Child("hosts"))...)

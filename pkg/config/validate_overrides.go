@@ -24,7 +24,7 @@ func validateOverrides(o *v1alpha1.Overrides, p *field.Path) field.ErrorList {
 		"networking":                  "set spec.network",
 		"imageRepository":             "images come from the bundle under their own names",
 		"certificatesDir":             "kocli relies on kubeadm's directory",
-		"etcd.external":               "not supported by this version of kocli yet",
+		"etcd.external":               "set spec.etcd.external",
 		"apiServer.extraArgs":         "set spec.kubernetes.apiServer.extraArgs",
 		"controllerManager.extraArgs": "set spec.kubernetes.controllerManager.extraArgs",
 		"scheduler.extraArgs":         "set spec.kubernetes.scheduler.extraArgs",

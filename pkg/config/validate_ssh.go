@@ -53,7 +53,20 @@ func validateKeyFile(f string, p *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(p, field.OmitValueType{}, "must be the path of a private key, not the key itself")}
 	case strings.HasSuffix(f, ".pub"):
 		return field.ErrorList{field.Invalid(p, f, "must be the private key, not the public one")}
-	case strings.HasSuffix(f, "/"), strings.HasPrefix(f, "~") && !strings.HasPrefix(f, "~/"):
+	}
+	return validatePath(f, p)
+}
+
+// validatePEMFile looks at the form of the path of a certificate or its key.
+func validatePEMFile(f string, p *field.Path) field.ErrorList {
+	if strings.Contains(f, "-----BEGIN") || strings.Contains(f, "\n") {
+		return field.ErrorList{field.Invalid(p, field.OmitValueType{}, "must be the path of a file, not what it holds")}
+	}
+	return validatePath(f, p)
+}
+
+func validatePath(f string, p *field.Path) field.ErrorList {
+	if strings.HasSuffix(f, "/") || strings.HasPrefix(f, "~") && !strings.HasPrefix(f, "~/") {
 		return field.ErrorList{field.Invalid(p, f, "must be the path of a file; only ~/ stands for a home directory")}
 	}
 	return nil
@@ -126,6 +139,12 @@ func CheckFiles(c *v1alpha1.Cluster) field.ErrorList {
 		if h.SSH != nil {
 			login(h.SSH, field.NewPath("spec", "hosts").Index(i).Child("ssh"))
 		}
+	}
+	if x := c.Spec.Etcd.External; x != nil {
+		p := field.NewPath("spec", "etcd", "external")
+		check(x.CAFile, p.Child("caFile"))
+		check(x.CertFile, p.Child("certFile"))
+		check(x.KeyFile, p.Child("keyFile"))
 	}
 	for _, reg := range sortedKeys(c.Spec.Runtime.Containerd.Mirrors) {
 		check(c.Spec.Runtime.Containerd.Mirrors[reg].CAFile,

@@ -1,6 +1,7 @@
-// Package etcd speaks to the members of etcd that kubeadm runs on control planes:
-// the v3 API, through the SSH connection to one of them, with TLS verified end to
-// end by the certificates that kubeadm left there. It is the only importer of the
+// Package etcd speaks to the members of etcd that kubeadm runs on control planes, or
+// to an etcd outside the cluster: the v3 API, through the SSH connection to a control
+// plane, with TLS verified end to end, by the certificates that kubeadm left there
+// or by the user's. It is the only importer of the
 // etcd client. A View only looks; a Client is made from a host.Host.
 package etcd
 
@@ -38,6 +39,9 @@ const (
 // callTimeout is how long one question may take. A member that does not answer
 // within it is not healthy.
 const callTimeout = 5 * time.Second
+
+// speakTime is how long a member is given to speak after it was trusted.
+const speakTime = 2 * time.Second
 
 // ErrNone says that a node has no member of etcd: it is no control plane, or the
 // cluster's etcd is elsewhere.
@@ -80,10 +84,6 @@ type View struct {
 
 // Look returns a view through a control plane. ErrNone where it has no etcd.
 func Look(ctx context.Context, r host.Reader) (*View, error) {
-	t, ok := r.(host.Tunnel)
-	if !ok {
-		return nil, fmt.Errorf("%s cannot open connections", r.Name())
-	}
 	paths := []string{caPath, certPath, keyPath}
 	files, errs := make([][]byte, len(paths)), make([]error, len(paths))
 	var wg sync.WaitGroup
@@ -98,16 +98,117 @@ func Look(ctx context.Context, r host.Reader) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(files[0]) {
-		return nil, fmt.Errorf("%s on %s holds no certificate", caPath, r.Name())
-	}
-	pair, err := tls.X509KeyPair(files[1], files[2])
+	conf, err := Credentials{CA: files[0], Cert: files[1], Key: files[2]}.config()
 	if err != nil {
-		return nil, fmt.Errorf("read %s on %s: %w", certPath, r.Name(), err)
+		return nil, fmt.Errorf("read %s and %s on %s: %w", caPath, certPath, r.Name(), err)
 	}
-	conf := &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	return view(r, conf)
+}
+
+// Credentials are what a client of etcd needs, in PEM.
+type Credentials struct{ CA, Cert, Key []byte }
+
+// String hides the key.
+func (c Credentials) String() string { return "***" }
+
+// GoString hides the key.
+func (c Credentials) GoString() string { return "***" }
+
+// Verify returns an error where the parts are no certificates, or do not belong
+// together.
+func (c Credentials) Verify() error {
+	_, err := c.config()
+	return err
+}
+
+func (c Credentials) config() (*tls.Config, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(c.CA) {
+		return nil, errors.New("the file of the CA holds no certificate")
+	}
+	pair, err := tls.X509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// Outside returns a view of an etcd outside the cluster, through a node. Of it
+// only Ask makes sense: who its members are is not the cluster's to say.
+func Outside(r host.Reader, c Credentials) (*View, error) {
+	conf, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	return view(r, conf)
+}
+
+func view(r host.Reader, conf *tls.Config) (*View, error) {
+	t, ok := r.(host.Tunnel)
+	if !ok {
+		return nil, fmt.Errorf("%s cannot open connections", r.Name())
+	}
 	return &View{node: r.Name(), tls: conf, dial: t.DialContext}, nil
+}
+
+// Ask returns nil when the member at an endpoint, a URL with a port, answers and
+// knows a leader. The error says how far it came: no connection, no trust, or a
+// member that is not well.
+func (v *View) Ask(ctx context.Context, endpoint string) error {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return err
+	}
+	if err := v.handshake(ctx, u); err != nil {
+		return err
+	}
+	return v.status(ctx, endpoint)
+}
+
+// registry is below what Kubernetes keeps its objects.
+const registry = "/registry/"
+
+// Objects counts what a cluster of Kubernetes keeps in the etcd at an endpoint.
+func (v *View) Objects(ctx context.Context, endpoint string) (int64, error) {
+	c, err := v.client(endpoint)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = c.Close() }() // nothing is pending
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := c.Get(ctx, registry, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("count the objects in etcd at %s: %w", endpoint, err)
+	}
+	return r.Count, nil
+}
+
+// handshake opens a connection and ends it. The client would keep trying, and say
+// that it was given no answer in time.
+func (v *View) handshake(ctx context.Context, u *url.URL) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, err := v.dial(ctx, "tcp", u.Host)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // only looked at
+	conf := v.tls.Clone()
+	conf.ServerName, conf.NextProtos = u.Hostname(), []string{"h2"}
+	c := tls.Client(conn, conf)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	// With TLS 1.3 the other side judges our certificate after the handshake. It
+	// speaks first in HTTP/2, so that there is something to read.
+	speak, stop := context.WithTimeout(ctx, speakTime)
+	defer stop()
+	defer context.AfterFunc(speak, func() { _ = conn.Close() })() // a tunnel knows no deadlines
+	if _, err := c.Read(make([]byte, 1)); err != nil && speak.Err() == nil {
+		return fmt.Errorf("it does not take the client certificate: %w", err)
+	}
+	return nil
 }
 
 // client connects to one member. Nothing is retried: the caller asks again.
@@ -169,14 +270,19 @@ func (v *View) ask(ctx context.Context, m Member) error {
 	if !m.Started {
 		return errors.New("it has not started yet")
 	}
-	c, err := v.client(m.ClientURLs[0])
+	return v.status(ctx, m.ClientURLs[0])
+}
+
+// status asks the member at an endpoint how it is.
+func (v *View) status(ctx context.Context, endpoint string) error {
+	c, err := v.client(endpoint)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }() // nothing is pending
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	s, err := c.Status(ctx, m.ClientURLs[0])
+	s, err := c.Status(ctx, endpoint)
 	switch {
 	case err != nil:
 		return err

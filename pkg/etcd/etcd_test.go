@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -41,6 +42,59 @@ func TestView_tellsWhoIsNotHealthy(t *testing.T) {
 	c.Down("10.0.0.3", true)
 	if _, err := v.Members(t.Context()); err == nil {
 		t.Error("members without a quorum")
+	}
+}
+
+// An etcd outside the cluster is asked with the user's files, and the error says
+// what is wrong: the way there, the trust in it, or its trust in us.
+func TestOutside_saysHowFarItCame(t *testing.T) {
+	c, m := three(t)
+	other := etcdtest.New(t)
+	ask := func(creds etcd.Credentials, endpoint string) error {
+		v, err := etcd.Outside(m, creds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Ask(t.Context(), endpoint)
+	}
+	good, wrong := c.Credentials(), other.Credentials()
+	if err := ask(good, "https://10.0.0.1:2379"); err != nil {
+		t.Errorf("a member that answers: %v", err)
+	}
+	if err := ask(wrong, "https://10.0.0.1:2379"); err == nil || !strings.Contains(err.Error(), "x509") {
+		t.Errorf("a member of another CA: %v", err)
+	}
+	if err := ask(etcd.Credentials{CA: good.CA, Cert: wrong.Cert, Key: wrong.Key}, "https://10.0.0.1:2379"); err == nil || !strings.Contains(err.Error(), "does not take the client certificate") {
+		t.Errorf("a certificate of another CA: %v", err)
+	}
+	if err := ask(good, "https://10.1.0.1:2379"); err == nil || !strings.Contains(err.Error(), "10.1.0.1") {
+		t.Errorf("a member whose certificate is for another address: %v", err)
+	}
+	c.Down("10.0.0.2", true)
+	if err := ask(good, "https://10.0.0.2:2379"); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("a member that is away: %v", err)
+	}
+	if _, err := etcd.Outside(m, etcd.Credentials{CA: good.CA, Cert: good.Cert, Key: wrong.Key}); err == nil {
+		t.Error("a key of another certificate is taken")
+	}
+	if s := fmt.Sprintf("%v %+v %#v", good, good, good); strings.Contains(s, "PRIVATE") || strings.Contains(s, "45") {
+		t.Error(s)
+	}
+}
+
+func TestOutside_countsWhatAClusterKeeps(t *testing.T) {
+	c, m := three(t)
+	v, err := etcd.Outside(m, c.Credentials())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Keep("/other/a")
+	if n, err := v.Objects(t.Context(), "https://10.0.0.1:2379"); n != 0 || err != nil {
+		t.Error(n, err)
+	}
+	c.Keep("/registry/pods/a/b")
+	if n, err := v.Objects(t.Context(), "https://10.0.0.1:2379"); n != 1 || err != nil {
+		t.Error(n, err)
 	}
 }
 

@@ -55,8 +55,10 @@ func looks(program string, args []string) bool {
 		return verb == "-n" && !slices.ContainsFunc(args[1:], func(a string) bool { return strings.HasPrefix(a, "-") || strings.Contains(a, "=") })
 	case "ss":
 		return !slices.ContainsFunc(args, func(a string) bool { // not -K, which kills, nor -D, which writes
-			return strings.HasPrefix(a, "-") && strings.Trim(a[1:], "Hltnpuaxoemi46") != ""
+			return strings.HasPrefix(a, "-") && strings.Trim(a[1:], "Hltnpuaxoemiw46") != ""
 		})
+	case "tail": // by lines, and not for ever
+		return len(args) == 4 && verb == "-n" && word(args[1]) && args[2] == "--"
 	case "iptables-save", "ip6tables-save":
 		return len(args) == 0 || len(args) == 2 && verb == "-t" && word(args[1])
 	case "systemctl":

@@ -37,7 +37,7 @@ func Ports() []Port {
 func (inv *Inventory) Ports(n Node) []Port {
 	var out []Port
 	for _, p := range Ports() {
-		if n.ControlPlane || !p.ControlPlane {
+		if (n.ControlPlane || !p.ControlPlane) && (p.Owner != "etcd" || inv.ExternalEtcd() == nil) {
 			out = append(out, p)
 		}
 	}
@@ -47,6 +47,10 @@ func (inv *Inventory) Ports(n Node) []Port {
 	}
 	return out
 }
+
+// ExternalEtcd returns the etcd outside the cluster; nil where the control planes
+// have its members.
+func (inv *Inventory) ExternalEtcd() *v1alpha1.ExternalEtcd { return inv.Spec.Etcd.External }
 
 // Endpoint returns host:port of the API as all nodes use it.
 func (inv *Inventory) Endpoint() string {

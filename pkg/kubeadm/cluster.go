@@ -47,6 +47,11 @@ func clusterConfiguration(inv *inventory.Inventory) *v1beta4.ClusterConfiguratio
 			ExtraArgs: args(map[string]string{"quota-backend-bytes": strconv.Itoa(etcdQuota)}, k.Etcd.ExtraArgs),
 		}},
 	}
+	if x := inv.ExternalEtcd(); x != nil {
+		cc.Etcd = v1beta4.Etcd{External: &v1beta4.ExternalEtcd{
+			Endpoints: x.Endpoints, CAFile: EtcdCAPath, CertFile: EtcdCertPath, KeyFile: EtcdKeyPath,
+		}}
+	}
 	return cc
 }
 

@@ -52,6 +52,19 @@ const (
 	// only containers.
 	HAProxyPod    = "kocli-haproxy"
 	KeepalivedPod = "kocli-keepalived"
+	// EtcdCAPath, EtcdCertPath and EtcdKeyPath are for an etcd outside the cluster. They
+	// are below the folder of kubeadm's certificates, which is mounted into the API
+	// server as a whole: a file that is replaced is seen there.
+	EtcdDir      = "/etc/kubernetes/pki/etcd-external"
+	EtcdCAPath   = EtcdDir + "/ca.crt"
+	EtcdCertPath = EtcdDir + "/client.crt"
+	EtcdKeyPath  = EtcdDir + "/client.key"
+	// EtcdManifestPath and APIServerManifestPath are static pods of kubeadm's.
+	EtcdManifestPath      = ManifestsDir + "/etcd.yaml"
+	APIServerManifestPath = ManifestsDir + "/kube-apiserver.yaml"
+	// RestartAPIServerPath says that the API server has not been restarted since what
+	// it reads at its start changed.
+	RestartAPIServerPath = ConfigDir + "/restart-apiserver"
 	// CACertPath is the cluster's CA.
 	CACertPath = "/etc/kubernetes/pki/ca.crt"
 )

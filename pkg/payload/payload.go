@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/kocli/kocli/pkg/archive"
@@ -23,6 +24,7 @@ type Target struct {
 	ControlPlane bool
 	CNI          string
 	Endpoint     string // mode of the control plane endpoint: "vip"
+	ExternalEtcd bool   // its image is not needed
 	Distribution string // "debian", for packages
 	Release      string // "12"
 }
@@ -46,7 +48,19 @@ func (p Payload) filter() archive.Filter {
 }
 
 // Items returns all that the node needs.
-func (p Payload) Items() []archive.Item { return p.bundle.Items(p.filter()) }
+func (p Payload) Items() []archive.Item {
+	all := p.bundle.Items(p.filter())
+	if p.target.ExternalEtcd {
+		all = slices.DeleteFunc(all, func(it archive.Item) bool { return it.Kind == archive.KindImage && isEtcd(it.Name) })
+	}
+	return all
+}
+
+// isEtcd reports whether an image is that of etcd.
+func isEtcd(ref string) bool {
+	name, _, _ := strings.Cut(path.Base(ref), ":")
+	return name == "etcd"
+}
 
 // Binaries returns the executables of a component as files in a folder.
 func (p Payload) Binaries(component, dir string) ([]host.File, error) {
@@ -92,7 +106,13 @@ func (p Payload) Packages() []Package {
 }
 
 // Images returns the images that the node needs, sorted by name.
-func (p Payload) Images() []archive.Image { return p.bundle.Images(p.filter()) }
+func (p Payload) Images() []archive.Image {
+	all := p.bundle.Images(p.filter())
+	if p.target.ExternalEtcd {
+		all = slices.DeleteFunc(all, func(im archive.Image) bool { return isEtcd(im.Ref) })
+	}
+	return all
+}
 
 // ImageTar is the bundle's stream for a host that has some blobs already.
 func (p Payload) ImageTar(images []archive.Image, have func(string) bool) (int64, func(io.Writer) error, error) {

@@ -37,6 +37,7 @@ func Checks() []Check {
 		{"firewall-active", "A firewall lets the traffic of Kubernetes through.", perNode(firewallActive)},
 		{"control-plane-count", "An even number of control planes bears no more than one less, and many are slow.", controlPlaneCount},
 		{"endpoint-external", "Every host reaches the external endpoint of the API.", endpointExternal},
+		{"etcd-external", "Every control plane reaches every member of the external etcd, and each side trusts the other.", etcdExternal},
 		{"vip-interface", "The virtual IP lies in the network of the interface that it is put on.", perNode(vipInterface)},
 		{"vip-conflict", "No other machine has the virtual IP.", vipConflict},
 		{"reachability", "The hosts reach each other on the ports of Kubernetes.", reachability},

@@ -27,6 +27,8 @@ type Neighbour struct {
 func controlPlaneCount(in Input) []Finding {
 	n := len(in.Inventory.ControlPlanes())
 	switch {
+	case in.Inventory.ExternalEtcd() != nil: // how many members it has is not the cluster's to say
+		return nil
 	case n > mostMembers:
 		return []Finding{warn("make the others workers; 3, 5 or 7 control planes are usual",
 			"%d control planes: each change waits for %d members of etcd, and gets slower with every one more", n, n/2+1)}
@@ -56,6 +58,34 @@ func endpointExternal(in Input) []Finding {
 			"the endpoint %s is not reached from %s: %s", r.Address, r.From, r.Err)
 		f.Node = r.From
 		all = append(all, f)
+	}
+	return all
+}
+
+// etcdExternal refuses control planes that cannot work with the external etcd. Of
+// those that work with it already, a member that is away is no reason to leave them
+// alone, as long as there is another.
+func etcdExternal(in Input) []Finding {
+	reached := map[string]bool{}
+	for _, r := range in.Etcd {
+		reached[r.From] = reached[r.From] || r.Err == ""
+	}
+	var all []Finding
+	for _, r := range in.Etcd {
+		if r.Err == "" {
+			continue
+		}
+		f := refuse("look at spec.etcd.external: the endpoint has to be reached from every control plane, and its certificate and the client's have to be of CAs that the other side trusts",
+			"the member of etcd at %s is of no use to %s: %s", r.Address, r.From, r.Err)
+		if in.Facts[r.From].Managed && reached[r.From] {
+			f.Level = Warning
+		}
+		f.Node = r.From
+		all = append(all, f)
+	}
+	if n := in.EtcdObjects; n > 0 {
+		all = append(all, refuse("if nobody needs them, remove them: etcdctl del --prefix /registry/; otherwise give spec.etcd.external another etcd",
+			"the external etcd holds %d objects of a cluster already: a new one would take them for its own", n))
 	}
 	return all
 }

@@ -56,6 +56,10 @@ type Input struct {
 	Need      map[string][]Space // by node: what the install will write
 	Reach     []Reach
 	Endpoint  []Reach // from nodes to the external endpoint; To is empty
+	Etcd      []Reach // from control planes to the members of an external etcd; To is empty
+	// EtcdObjects is how many objects of a cluster an external etcd holds while no
+	// control plane has been made.
+	EtcdObjects int64
 	// Neighbours is what control planes found at the virtual IP. Empty where it is the
 	// cluster's already.
 	Neighbours []Neighbour

@@ -191,6 +191,22 @@ func TestChecks(t *testing.T) {
 		{"an external endpoint that is not reached is refused", func(in *preflight.Input) {
 			in.Endpoint = []preflight.Reach{{From: "cp-1", Address: "lb:6443"}, {From: "worker-1", Address: "lb:6443", Err: "i/o timeout"}}
 		}, "endpoint-external worker-1 error", "lb:6443 is not reached from worker-1: i/o timeout"},
+		{"an external etcd that is not reached is refused", func(in *preflight.Input) {
+			in.Etcd = []preflight.Reach{{From: "cp-1", Address: "https://e1:2379"}, {From: "cp-1", Address: "https://e2:2379", Err: "x509: no trust"}}
+		}, "etcd-external cp-1 error", "https://e2:2379 is of no use to cp-1: x509: no trust"},
+		{"a member that is away while another is there is a warning to who works with it", both(on("cp-1", func(f *probe.Facts) { f.Managed = true }), func(in *preflight.Input) {
+			in.Etcd = []preflight.Reach{{From: "cp-1", Address: "https://e1:2379"}, {From: "cp-1", Address: "https://e2:2379", Err: "refused"}}
+		}), "etcd-external cp-1 warning", "e2"},
+		{"an external etcd that no member of is reached is refused always", both(on("cp-1", func(f *probe.Facts) { f.Managed = true }), func(in *preflight.Input) {
+			in.Etcd = []preflight.Reach{{From: "cp-1", Address: "https://e1:2379", Err: "refused"}}
+		}), "etcd-external cp-1 error", "refused"},
+		{"an external etcd with the data of a cluster is refused to a new one", func(in *preflight.Input) { in.EtcdObjects = 42 }, "etcd-external  error", "42 objects of a cluster"},
+		{"with an external etcd an even number of control planes is fine", both(planes(2), func(in *preflight.Input) {
+			in.Inventory.Spec.Etcd.External = &v1alpha1.ExternalEtcd{}
+		}), "", ""},
+		{"with an external etcd its ports may be taken", both(func(in *preflight.Input) {
+			in.Inventory.Spec.Etcd.External = &v1alpha1.ExternalEtcd{}
+		}, on("cp-1", listens(2379, "etcd"))), "", ""},
 		{"a virtual IP in the network of the control plane is fine", endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "10.0.0.99", Port: 8443}), "", ""},
 		{"a virtual IP elsewhere is refused", endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "192.168.77.99", Port: 8443}), "vip-interface cp-1 error", "is not in the network of eth0"},
 		{"an interface that is not there is refused", endpoint(v1alpha1.Endpoint{Mode: "vip", Address: "10.0.0.99", Port: 8443, VRRP: &v1alpha1.VRRP{Interface: "bond9"}}), "vip-interface cp-1 error", "no interface bond9"},

@@ -13,27 +13,42 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
+func ctr(args ...string) host.Cmd {
+	return host.Command(append([]string{"/usr/local/bin/ctr", "-n", "k8s.io"}, args...)...)
+}
+
+// Running returns the IDs of the running containers of a name in Kubernetes. One
+// that the kubelet starts anew is another container. Where containerd does not run,
+// there are none.
+func Running(ctx context.Context, r host.Reader, container string) ([]string, error) {
+	outs, errs, err := converge.Asked(ctx, r,
+		ctr("containers", "ls", "-q", `labels."io.kubernetes.container.name"==`+container),
+		ctr("tasks", "ls"))
+	if err != nil || errs[0] != nil || errs[1] != nil {
+		return nil, err
+	}
+	ids := strings.Fields(outs[0].Text())
+	var out []string
+	for l := range strings.Lines(outs[1].Text()) {
+		f := strings.Fields(l) // TASK PID STATUS
+		if len(f) == 3 && f[2] == "RUNNING" && slices.Contains(ids, f[0]) {
+			out = append(out, f[0])
+		}
+	}
+	return out, nil
+}
+
 // Signal sends a signal to the first process of each running container of a name
 // in Kubernetes, and returns how many there were. Where containerd does not run,
 // there are none.
 func Signal(ctx context.Context, h host.Host, container, signal string) (int, error) {
-	ctr := func(args ...string) host.Cmd {
-		return host.Command(append([]string{"/usr/local/bin/ctr", "-n", "k8s.io"}, args...)...)
-	}
-	outs, errs, err := converge.Asked(ctx, h,
-		ctr("containers", "ls", "-q", `labels."io.kubernetes.container.name"==`+container),
-		ctr("tasks", "ls"))
-	if err != nil || errs[0] != nil || errs[1] != nil {
+	ids, err := Running(ctx, h, container)
+	if err != nil {
 		return 0, err
 	}
-	ids := strings.Fields(outs[0].Text())
 	n := 0
-	for l := range strings.Lines(outs[1].Text()) {
-		f := strings.Fields(l) // TASK PID STATUS
-		if len(f) != 3 || f[2] != "RUNNING" || !slices.Contains(ids, f[0]) {
-			continue
-		}
-		_, err := h.Run(ctx, ctr("tasks", "kill", "--signal", signal, f[0]))
+	for _, id := range ids {
+		_, err := h.Run(ctx, ctr("tasks", "kill", "--signal", signal, id))
 		var x *host.ExitError
 		if errors.As(err, &x) && strings.Contains(string(x.Stderr), "not found") {
 			continue // it ended in between

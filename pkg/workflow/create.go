@@ -12,6 +12,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
@@ -30,6 +31,7 @@ import (
 	"github.com/kocli/kocli/pkg/steps/network"
 	"github.com/kocli/kocli/pkg/steps/osprep"
 	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
+	"github.com/kocli/kocli/pkg/steps/settings"
 	"github.com/kocli/kocli/pkg/steps/worker"
 )
 
@@ -52,8 +54,14 @@ type Cluster struct {
 	Line func(node string) fanout.Line
 	// Far says that a round trip to one of the hosts is long.
 	Far bool
+	// EtcdCredentials are those for an etcd outside the cluster. They are asked for
+	// only where there is one.
+	EtcdCredentials func() (etcd.Credentials, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
+	// Leaving are the control planes that are still there and not in the YAML.
+	Leaving  []inventory.Node
+	election loadbalancer.Election
 	// OwnResolver says that a host has no resolver of its own that pods can use.
 	OwnResolver bool
 }
@@ -121,6 +129,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 	turn, window := worker.NewTurn(), admission.New()
 	planes := slices.DeleteFunc(inventory.Names(inv.ControlPlanes()), func(n string) bool { return n == c.Seed.Name })
 	workers := inventory.Names(inv.Workers())
+	joinsAfter := []string{"endpoint"}
+	if c.virtualIP() { // elsewhere every node has a load balancer, and need not be waited for
+		joinsAfter = append(joinsAfter, "loadbalancer")
+	}
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
@@ -152,7 +164,11 @@ func (c *Cluster) installPhases() []plan.Phase {
 		})},
 		// Before the kubelet, which kubeadm starts, and which starts these.
 		{Name: "loadbalancer", Follows: []string{"images"}, Nodes: c.balanced(), Steps: node(c.loadBalancerSteps)},
-		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// One after another: an API server may have to be restarted.
+		{Name: "etcd", Follows: []string{"agent"}, Nodes: c.etcdClients(), Width: 1, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{controlplane.EtcdClient(controlplane.Options{Inventory: inv, Node: n, API: c.through(n.Name)}, c.EtcdCredentials)}, nil
+		})},
+		{Name: "control-plane", Follows: []string{"os", "images", "kubernetes", "loadbalancer", "etcd"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return controlplane.Steps(controlplane.Options{Inventory: inv, Node: n, API: c.API()}), nil
 		})},
 		{Name: "network", Needs: []string{"control-plane"}, Nodes: seed, Steps: node(c.networkSteps)},
@@ -162,13 +178,17 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return []plan.Step{endpoint.Certificate(c.endpoint(n))}, nil
 		})},
 		{Name: "endpoint", Needs: []string{"certificates"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{endpoint.Cluster(c.endpoint(n))}, nil
+			return []plan.Step{endpoint.Cluster(c.endpoint(n)), settings.Cluster(c.settings(n))}, nil
 		})},
-		// All at once: only in the etcd phase of its join, each waits for its turn.
-		{Name: "control-planes", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		// All at once: only in the etcd phase of its join, each waits for its turn. Those
+		// that are there have loaded them as peers, and as servers, before: both are
+		// static pods, which a join starts.
+		{Name: "control-planes", Needs: joinsAfter, Follows: []string{"os", "images", "kubernetes", "loadbalancer", "etcd"}, Nodes: planes, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			from := func(ctx context.Context) (host.Reader, error) { return c.Dialer.Look(ctx, c.Seed.Name) }
 			o := c.workerOptions(n)
-			o.Etcd, o.Turn = c.etcd(), turn
+			if o.Etcd = c.etcd(); o.Etcd != nil {
+				o.Turn = turn
+			}
 			return []plan.Step{controlplane.Shared(from), worker.Join(o)}, nil
 		})},
 		{Name: "workers", Needs: []string{"endpoint"}, Follows: []string{"os", "images", "kubernetes", "loadbalancer"}, Nodes: workers, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
@@ -176,8 +196,8 @@ func (c *Cluster) installPhases() []plan.Phase {
 			o.Window = window
 			return []plan.Step{worker.Join(o)}, nil
 		})},
-		{Name: "kubeconfigs", Needs: []string{"endpoint"}, Follows: []string{"control-planes", "workers", "loadbalancer"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return []plan.Step{endpoint.Kubelet(c.endpoint(n))}, nil
+		{Name: "kubelets", Needs: []string{"endpoint"}, Follows: []string{"control-planes", "workers", "loadbalancer"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+			return []plan.Step{endpoint.Kubelet(c.endpoint(n)), settings.Kubelet(c.settings(n))}, nil
 		})},
 		{Name: "nodes", Needs: []string{"workers", "control-planes", "control-plane"}, Nodes: seed, Steps: node(func(inventory.Node) ([]plan.Step, error) {
 			var out []plan.Step
@@ -187,9 +207,10 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return out, nil
 		})},
 		// Of an endpoint that is not there any more, once nobody uses it.
-		{Name: "leftovers", Needs: []string{"nodes", "kubeconfigs"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
+		{Name: "leftovers", Needs: []string{"nodes", "kubelets"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
 		})},
+		c.soleHolderPhase("control-planes", "control-plane", "loadbalancer"),
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			if inv.Spec.Network.CNI.Name == v1alpha1.CNINone {
 				return nil, nil // nodes are not ready until the user installs one
@@ -200,8 +221,20 @@ func (c *Cluster) installPhases() []plan.Phase {
 	}
 }
 
+// etcdClients are the nodes whose API servers use an etcd outside the cluster.
+func (c *Cluster) etcdClients() []string {
+	if c.Inventory.ExternalEtcd() == nil {
+		return nil
+	}
+	return inventory.Names(c.Inventory.ControlPlanes())
+}
+
 func (c *Cluster) endpoint(n inventory.Node) endpoint.Options {
 	return endpoint.Options{Inventory: c.Inventory, Node: n, API: c.API()}
+}
+
+func (c *Cluster) settings(n inventory.Node) settings.Options {
+	return settings.Options{Inventory: c.Inventory, Node: n, API: c.API()}
 }
 
 func (c *Cluster) workerOptions(n inventory.Node) worker.Options {

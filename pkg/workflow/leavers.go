@@ -72,6 +72,14 @@ func (s *Session) sameHosts(old *v1alpha1.Cluster) error {
 	return nil
 }
 
+// expect has the cluster reckon with control planes that are part of it still,
+// though the YAML does not name them any more.
+func (c *Cluster) expect(leavers []state.Leaver) error {
+	nodes, err := nodesOf(leavers)
+	c.Leaving = controlPlanes(nodes)
+	return err
+}
+
 // nodesOf resolves leavers.
 func nodesOf(leavers []state.Leaver) ([]inventory.Node, error) {
 	out := make([]inventory.Node, 0, len(leavers))

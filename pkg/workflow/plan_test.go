@@ -16,6 +16,7 @@ import (
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/archivetest"
 	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/host/ledger"
@@ -28,6 +29,9 @@ import (
 	"github.com/kocli/kocli/pkg/probe"
 	"github.com/kocli/kocli/pkg/workflow"
 )
+
+// etcdKey is the private key of a client of an external etcd.
+const etcdKey = "canary-etcd-key"
 
 var update = flag.Bool("update", false, "write the golden files")
 
@@ -67,11 +71,24 @@ func newLab(t *testing.T, example string) *lab {
 		m.Attach(hosttest.NodeImages())
 		m.OnDial(l.api.Dial)
 		m.Handle(func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
-			return fmt.Sprintf(`[{"ifname":"eth0","mtu":1500,"flags":["UP"],"addr_info":[{"local":%q,"prefixlen":24}]}]`, n.IP), 0,
+			vip := ""
+			if l.holds(n) {
+				vip = fmt.Sprintf(`,{"local":%q,"prefixlen":32}`, inv.Spec.ControlPlane.Endpoint.Address)
+			}
+			return fmt.Sprintf(`[{"ifname":"eth0","mtu":1500,"flags":["UP"],"addr_info":[{"local":%q,"prefixlen":24}%s]}]`, n.IP, vip), 0,
 				strings.Join(argv, " ") == "ip -j addr show"
 		})
 		m.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
 			return hosttest.Reply{}, len(argv) > 2 && argv[1] == "node" && argv[2] == "forward"
+		})
+		m.Handle(func(m *hosttest.Machine, argv []string, _ []byte) (string, int, bool) { // keepalived, once a kubelet runs it
+			_, joined := m.Read("/etc/kubernetes/kubelet.conf")
+			config, _ := m.Read(kubeadm.KeepalivedConfigPath)
+			_, name, ok := strings.Cut(config, "vrrp_process_name ")
+			if name, _, _ = strings.Cut(name, "\n"); !ok || !joined {
+				return "", 0, strings.Join(argv, " ") == "ss -Hnawp"
+			}
+			return fmt.Sprintf("UNCONN 0 0 0.0.0.0:112 0.0.0.0:* users:((%q,pid=7,fd=14))\n", name), 0, strings.Join(argv, " ") == "ss -Hnawp"
 		})
 		l.hosts[n.Name] = m
 		facts[n.Name] = probe.Facts{Node: n.Name, Arch: archivetest.Arch, OS: probe.OS{ID: "debian", Version: "12"}}
@@ -79,15 +96,26 @@ func newLab(t *testing.T, example string) *lab {
 	l.cluster = &workflow.Cluster{
 		Inventory: inv, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(),
 		Secret: func(context.Context, v1alpha1.SecretRef, string) (string, error) { return "canary-7", nil },
-		Clock:  workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
+		EtcdCredentials: func() (etcd.Credentials, error) {
+			return etcd.Credentials{CA: []byte("ca"), Cert: []byte("certificate"), Key: []byte(etcdKey)}, nil
+		},
+		Clock: workflow.Clock{Now: func() time.Time { return time.Unix(1_700_000_000, 0) }},
 		Payload: func(n inventory.Node) payload.Payload {
 			return payload.For(b, payload.Target{
 				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name),
-				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), Distribution: "debian", Release: "12",
+				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: inv.ExternalEtcd() != nil, Distribution: "debian", Release: "12",
 			})
 		},
 	}
 	return l
+}
+
+// holds reports whether a host has the virtual IP: the first does, once its
+// kubelet runs keepalived.
+func (l *lab) holds(n inventory.Node) bool {
+	_, pod := l.hosts[n.Name].Read(kubeadm.KeepalivedManifestPath)
+	_, joined := l.hosts[n.Name].Read("/etc/kubernetes/kubelet.conf")
+	return n.Name == l.inv.Seed().Name && pod && joined
 }
 
 // Look returns a reader as a run has it.
@@ -315,6 +343,72 @@ func TestCreate_passwordOfTheVirtualIP(t *testing.T) {
 	}
 	if strings.Contains(said.String(), canary) || !strings.Contains(said.String(), kubeadm.KeepalivedConfigPath) {
 		t.Error("the password was said, or nothing was")
+	}
+}
+
+// The key for an external etcd is in one file of each control plane, and no member
+// of etcd is anywhere.
+func TestCreate_withAnExternalEtcd(t *testing.T) {
+	l := newLab(t, "../../examples/cluster-external-etcd.yaml")
+	var said strings.Builder
+	said.WriteString(l.preview(t))
+	if _, err := l.compile(t, plan.Options{}).Execute(t.Context(), l, func(e plan.Event) { fmt.Fprintf(&said, "%+v\n", e) }); err != nil {
+		t.Fatal(err)
+	}
+	said.WriteString(l.preview(t))
+	for name, m := range l.hosts {
+		said.WriteString(strings.Join(m.Log(), "\n"))
+		n, _ := l.inv.Node(name)
+		if _, there := m.Read(kubeadm.EtcdKeyPath); there != n.ControlPlane {
+			t.Errorf("the key on %s: %v", name, there)
+		}
+		for _, f := range m.Files() {
+			if text, _ := m.Read(f); strings.Contains(text, etcdKey) && f != kubeadm.EtcdKeyPath {
+				t.Errorf("the key is in %s on %s", f, name)
+			}
+			if strings.HasPrefix(f, "/var/lib/etcd") || f == kubeadm.EtcdManifestPath {
+				t.Errorf("%s on %s", f, name)
+			}
+		}
+		if info, err := m.Stat(t.Context(), kubeadm.EtcdKeyPath); n.ControlPlane && (err != nil || info.Mode().Perm() != 0o600) {
+			t.Errorf("%v, %v", info, err)
+		}
+	}
+	if strings.Contains(said.String(), etcdKey) || !strings.Contains(said.String(), kubeadm.EtcdKeyPath) || strings.Contains(said.String(), "k8s.io/etcd:") {
+		t.Error("the key was said, or nothing was, or the image of etcd was imported")
+	}
+}
+
+// A control plane starts keepalived by joining. Those that are there have to know
+// it before, where they are told of each other: who is not told takes the address.
+func TestCreatePhases_loadBalancersAreReadyBeforeAControlPlaneJoins(t *testing.T) {
+	for example, want := range map[string]bool{"vip": true, "local": false} {
+		l := newLab(t, "../../examples/cluster-"+example+".yaml")
+		phases, err := l.cluster.CreatePhases()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(phases, func(p plan.Phase) bool { return p.Name == "control-planes" })
+		if got := slices.Contains(phases[i].Needs, "loadbalancer"); got != want {
+			t.Errorf("%s: control planes join after %v", example, phases[i].Needs)
+		}
+	}
+}
+
+// A control plane that left the YAML is part of the cluster until scale takes it
+// out: the others go on to tell it that they hold the address, and it may hold it.
+func TestCreatePhases_aControlPlaneThatIsStillThereIsReckonedWith(t *testing.T) {
+	l := newLab(t, "../../examples/cluster-vip.yaml")
+	l.inv.Spec.ControlPlane.Endpoint.VRRP.Unicast = true
+	l.cluster.Leaving = []inventory.Node{{Name: "cp-9", IP: "10.10.0.19", ControlPlane: true}}
+	l.create(t, plan.Options{})
+	for _, n := range l.inv.ControlPlanes() {
+		if c, _ := l.hosts[n.Name].Read(kubeadm.KeepalivedConfigPath); !strings.Contains(c, "10.10.0.19") {
+			t.Errorf("%s does not know cp-9:\n%s", n.Name, c)
+		}
+	}
+	if ids := strings.Join(l.compile(t, plan.Options{}).StepIDs(), " "); strings.Contains(ids, "loadbalancer/holder") {
+		t.Errorf("who holds the address is judged without cp-9: %s", ids)
 	}
 }
 

@@ -42,6 +42,12 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 	if in.Reach, err = s.reach(ctx, facts); err == nil {
 		in.Endpoint, err = s.reachEndpoint(ctx, facts)
 	}
+	if err == nil {
+		in.Etcd, err = s.reachEtcd(ctx)
+	}
+	if err == nil {
+		in.EtcdObjects, err = s.etcdObjects(ctx, facts, in.Etcd)
+	}
 	err = errors.Join(err, <-asked)
 	return preflight.Run(in), err
 }
@@ -50,7 +56,7 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 func (s *Session) payload(n inventory.Node, f probe.Facts) payload.Payload {
 	return payload.For(s.bundle, payload.Target{
 		Kubernetes: s.inv.Version(), Arch: f.Arch, ControlPlane: n.ControlPlane,
-		CNI: string(s.inv.Spec.Network.CNI.Name), Endpoint: string(s.inv.Spec.ControlPlane.Endpoint.Mode), Distribution: f.OS.ID, Release: f.OS.Version,
+		CNI: string(s.inv.Spec.Network.CNI.Name), Endpoint: string(s.inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: s.inv.ExternalEtcd() != nil, Distribution: f.OS.ID, Release: f.OS.Version,
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -29,6 +30,66 @@ func (s *Session) reachEndpoint(ctx context.Context, facts map[string]probe.Fact
 		func(n inventory.Node, _ host.Reader, t host.Tunnel) (preflight.Reach, error) {
 			return preflight.Reach{From: n.Name, Address: addr, Err: tryConnect(ctx, t, addr)}, nil
 		})
+}
+
+// reachEtcd asks every member of an external etcd how it is, from every control
+// plane, with the certificate that the API servers get.
+func (s *Session) reachEtcd(ctx context.Context) ([]preflight.Reach, error) {
+	x := s.inv.ExternalEtcd()
+	if x == nil {
+		return nil, nil
+	}
+	c, err := readCredentials(x)
+	if err != nil {
+		return nil, err
+	}
+	all, err := through(ctx, s, s.inv.ControlPlanes(), func(inventory.Node) bool { return false },
+		func(n inventory.Node, r host.Reader, _ host.Tunnel) ([]preflight.Reach, error) {
+			v, err := etcd.Outside(r, c)
+			if err != nil {
+				return nil, err
+			}
+			out := make([]preflight.Reach, len(x.Endpoints))
+			var wg sync.WaitGroup
+			for i, e := range x.Endpoints {
+				out[i] = preflight.Reach{From: n.Name, Address: e}
+				wg.Go(func() {
+					if err := v.Ask(ctx, e); err != nil {
+						out[i].Err = err.Error()
+					}
+				})
+			}
+			wg.Wait()
+			return out, nil
+		})
+	return slices.Concat(all...), err
+}
+
+// etcdObjects counts what an external etcd holds of a cluster, where no control
+// plane has been begun that it could be of.
+func (s *Session) etcdObjects(ctx context.Context, facts map[string]probe.Facts, reached []preflight.Reach) (int64, error) {
+	for _, n := range s.inv.ControlPlanes() {
+		if slices.Contains(facts[n.Name].Kubernetes, kubeadm.CACertPath) {
+			return 0, nil
+		}
+	}
+	at := slices.IndexFunc(reached, func(r preflight.Reach) bool { return r.Err == "" })
+	if at < 0 {
+		return 0, nil // refused for that
+	}
+	c, err := readCredentials(s.inv.ExternalEtcd())
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.hosts.Look(ctx, reached[at].From)
+	if err != nil {
+		return 0, err
+	}
+	v, err := etcd.Outside(r, c)
+	if err != nil {
+		return 0, err
+	}
+	return v.Objects(ctx, reached[at].Address)
 }
 
 // neighbours asks the network of every control plane who has the virtual IP, unless

@@ -59,6 +59,9 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
+	if err := c.expect(leaving); err != nil {
+		return res, err
+	}
 	for _, l := range leaving {
 		o.Observer.Event(plan.Event{Time: o.Clock.Now(), Kind: plan.Note, Node: l.Host.Name, Message: l.Host.Name + " left the YAML and is still part of the cluster", Hint: "take it out with: kocli scale -f " + o.SpecFile})
 	}
@@ -250,8 +253,15 @@ func Plan(ctx context.Context, o Options) (*Preview, error) {
 		return nil, err
 	}
 	defer func() { _ = s.Close() }()
+	leaving, err := s.leavers()
+	if err != nil {
+		return nil, err
+	}
 	c, err := s.prepare(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.expect(leaving); err != nil {
 		return nil, err
 	}
 	phases, err := c.CreatePhases()

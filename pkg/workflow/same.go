@@ -12,13 +12,14 @@ import (
 
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/kubeadm"
 )
 
 // caKey is what the first moments of kubeadm init leave, and no join of a worker.
 const caKey = "/etc/kubernetes/pki/ca.key"
 
 // apiServerManifest says which version a control plane runs.
-const apiServerManifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+const apiServerManifest = kubeadm.APIServerManifestPath
 
 // sameCluster refuses what create would do harm with: a new cluster where hosts
 // belong to one already, and another version of Kubernetes than the one that

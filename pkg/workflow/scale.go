@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -160,9 +161,13 @@ func (s *Session) scaling(ctx context.Context, o ScaleOptions) (*scaling, error)
 	if err := s.trulyDead(ctx, sc.dead); err != nil {
 		return nil, err
 	}
-	if sc.cluster, err = s.prepare(ctx); err != nil {
-		return nil, hintDead(err, sc.live)
+	if err := s.reachable(ctx, sc.live); err != nil {
+		return nil, err
 	}
+	if sc.cluster, err = s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	sc.cluster.Leaving = controlPlanes(sc.live)
 	return sc, sc.survey(ctx)
 }
 
@@ -188,14 +193,20 @@ func (s *Session) trulyDead(ctx context.Context, dead []inventory.Node) error {
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
-// hintDead adds to an error about a host that leaves and cannot be reached how to
-// do without it.
-func hintDead(err error, live []inventory.Node) error {
-	node := fault.NodeOf(err)
-	if fault.CodeOf(err) != fault.Unreachable || !slices.ContainsFunc(live, func(n inventory.Node) bool { return n.Name == node }) {
-		return err
+// reachable connects to the nodes that leave. For one that cannot be reached it
+// says how to do without it.
+func (s *Session) reachable(ctx context.Context, live []inventory.Node) error {
+	errs := make([]error, len(live))
+	var wg sync.WaitGroup
+	for i, n := range live {
+		wg.Go(func() {
+			if _, err := s.hosts.Look(ctx, n.Name); err != nil {
+				errs[i] = &fault.Error{Node: n.Name, Code: fault.CodeOf(err), Hint: fmt.Sprintf("if %[1]s is gone for good, say so: --dead %[1]s (with kocli node: --dead)", n.Name), Err: err}
+			}
+		})
 	}
-	return fault.New(fault.Unreachable, fmt.Sprintf("if %s is gone for good, say so: --dead %s", node, node), err)
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // survey asks the cluster what it has, and holds what is asked for against it.
@@ -331,6 +342,8 @@ func (sc *scaling) phases() ([]plan.Phase, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Who holds the virtual IP is looked at once all have left.
+	between = slices.DeleteFunc(between, func(p plan.Phase) bool { return p.Name == holderPhase })
 	o := leave.Options{API: sc.cluster.API(), Drain: kube.DrainOptions{Timeout: sc.drainTimeout(), ForceAfter: sc.o.ForceAfter}}
 	first := plan.Phase{Name: "leave-dead", Nodes: []string{sc.cluster.Seed.Name}, Steps: func(string) ([]plan.Step, error) {
 		var out []plan.Step
@@ -368,6 +381,8 @@ func (sc *scaling) phases() ([]plan.Phase, error) {
 			}
 			return out, nil
 		}},
+		sc.cluster.peersPhase("reset"),
+		sc.cluster.holderPhase(sc.keeper.Name, append(slices.Clone(all), "reset", "peers")...),
 	}
 	return slices.Concat([]plan.Phase{first}, between, last), nil
 }

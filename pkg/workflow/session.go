@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
@@ -163,18 +165,24 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 		wg.Go(func() {
 			r, err := s.hosts.Look(ctx, n.Name)
 			if err != nil {
-				errs[i] = err
+				errs[i] = s.orGone(n, err)
 				return
 			}
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			f, err := probe.Gather(ctx, r, s.o.Clock.Now)
-			if err != nil {
-				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}
-				return
+			// What is asked for next travels in the same round trip; readers remember.
+			var ahead sync.WaitGroup
+			if n.ControlPlane {
+				for _, p := range []string{kube.AdminConf(), apiServerManifest} {
+					ahead.Go(func() { _, _ = r.ReadFile(ctx, p) }) // whoever needs it hears of an error
+				}
 			}
-			resolv, err := resolver.KubeletPath(ctx, r)
-			if err != nil {
+			var resolv string
+			var resolvErr error
+			ahead.Go(func() { resolv, resolvErr = resolver.KubeletPath(ctx, r) })
+			f, err := probe.Gather(ctx, r, s.o.Clock.Now)
+			ahead.Wait()
+			if err := errors.Join(err, resolvErr); err != nil {
 				errs[i] = &fault.Error{Op: "gather facts", Node: n.Name, Err: err}
 				return
 			}
@@ -186,6 +194,20 @@ func (s *Session) Facts(ctx context.Context) (map[string]probe.Facts, error) {
 	}
 	wg.Wait()
 	return out, errors.Join(errs...)
+}
+
+// orGone adds to the error of a host that is part of the cluster and cannot be
+// reached what to do where it is gone for good.
+func (s *Session) orGone(n inventory.Node, err error) error {
+	r, lerr := s.dir.Load()
+	if lerr != nil || r.Spec == "" || fault.CodeOf(err) != fault.Unreachable {
+		return err
+	}
+	old, lerr := config.Read("the YAML that was applied last", bytes.NewReader([]byte(r.Spec)))
+	if lerr != nil || !slices.ContainsFunc(old.Spec.Hosts, func(h v1alpha1.Host) bool { return h.Name == n.Name }) {
+		return err
+	}
+	return &fault.Error{Node: n.Name, Hint: fmt.Sprintf("%s; if it is gone for good: kocli node remove %s --dead, or kocli node replace", fault.HintOf(err), n.Name), Err: err}
 }
 
 // cluster puts together what the phases are made from.
@@ -205,6 +227,7 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 	c := &Cluster{
 		Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) },
 		Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock, Line: s.hosts.Line,
+		EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }),
 	}
 	if s.bundle != nil && len(s.inv.Nodes) < contentFrom {
 		var names []string

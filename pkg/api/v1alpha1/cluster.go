@@ -28,6 +28,9 @@ type ClusterSpec struct {
 	Network Network `json:"network,omitempty,omitzero"`
 	// How the API servers are reached.
 	ControlPlane ControlPlane `json:"controlPlane,omitempty,omitzero"`
+	// Where the cluster keeps its data. Default: a member of etcd on every control
+	// plane.
+	Etcd Etcd `json:"etcd,omitempty,omitzero"`
 	// How kocli logs in to the hosts. Each host may override parts of it.
 	SSH SSH `json:"ssh,omitempty,omitzero"`
 	// The container runtime.

@@ -78,6 +78,30 @@ type Overrides struct {
 	KubeProxy Object `json:"kubeProxy,omitempty"`
 }
 
+// Etcd is where the cluster keeps its data.
+type Etcd struct {
+	// An etcd that exists already and that kocli does not manage. It cannot be
+	// changed for the members on control planes later, nor the other way round.
+	External *ExternalEtcd `json:"external,omitempty"`
+}
+
+// ExternalEtcd is an etcd outside the cluster. Its files are on the machine that
+// kocli runs on, and are put on every control plane; when they change, running
+// kocli again brings the new ones there. A reset of the cluster leaves its data
+// alone.
+type ExternalEtcd struct {
+	// URLs of its members: https, with a port, for example https://10.0.0.5:2379.
+	Endpoints []string `json:"endpoints" jsonschema:"minItems=1"`
+	// CA that its certificates are verified with, in PEM; may hold several. API
+	// servers read it when they start: where it changes they are restarted, one
+	// after another.
+	CAFile string `json:"caFile"`
+	// Client certificate in PEM. API servers read it again by themselves.
+	CertFile string `json:"certFile"`
+	// Its private key in PEM. It is a secret: kocli does not keep it.
+	KeyFile string `json:"keyFile"`
+}
+
 // ControlPlane is how the API servers are reached.
 type ControlPlane struct {
 	// The address that nodes and clients use for the API.
@@ -115,6 +139,10 @@ type VRRP struct {
 	// Network interface of the control planes. Default: the one that has the
 	// address of the node.
 	Interface string `json:"interface,omitempty"`
+	// Tell the control planes of each other, for networks that drop the multicast
+	// of VRRP (224.0.0.18). IP protocol 112 has to pass between them all the same.
+	// Default: false.
+	Unicast bool `json:"unicast,omitempty"`
 }
 
 // EndpointMode is how the control plane endpoint comes about.

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 )
 
@@ -35,6 +36,7 @@ import (
 type Cluster struct {
 	pb.UnimplementedClusterServer
 	pb.UnimplementedMaintenanceServer
+	pb.UnimplementedKVServer
 	// Wire counts removals as writes; nil counts none.
 	Wire *hosttest.Wire
 
@@ -45,6 +47,7 @@ type Cluster struct {
 	members []*pb.Member
 	down    map[string]bool // by address
 	next    uint64
+	keys    []string
 }
 
 // New starts a cluster without members.
@@ -62,6 +65,7 @@ func New(t *testing.T) *Cluster {
 	})))
 	pb.RegisterClusterServer(s, c)
 	pb.RegisterMaintenanceServer(s, c)
+	pb.RegisterKVServer(s, c)
 	go func() { _ = s.Serve(l) }() // ends with Stop
 	t.Cleanup(s.Stop)
 	return c
@@ -109,6 +113,34 @@ func (c *Cluster) Install(m *hosttest.Machine) {
 	for p, text := range c.files {
 		m.Write(p, 0o600, text)
 	}
+}
+
+// Credentials are what a client of an etcd outside the cluster is given.
+func (c *Cluster) Credentials() etcd.Credentials {
+	const pki = "/etc/kubernetes/pki/"
+	return etcd.Credentials{
+		CA: []byte(c.files[pki+"etcd/ca.crt"]), Cert: []byte(c.files[pki+"apiserver-etcd-client.crt"]), Key: []byte(c.files[pki+"apiserver-etcd-client.key"]),
+	}
+}
+
+// Keep puts a key into the store, as an API server does.
+func (c *Cluster) Keep(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys = append(c.keys, key)
+}
+
+// Range counts keys.
+func (c *Cluster) Range(_ context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := &pb.RangeResponse{Header: &pb.ResponseHeader{}}
+	for _, k := range c.keys {
+		if k >= string(r.Key) && k < string(r.RangeEnd) {
+			out.Count++
+		}
+	}
+	return out, nil
 }
 
 // Files are what Install writes: certificates, which differ from test to test.

@@ -40,6 +40,7 @@ type member struct {
 	tries   int    // links so far
 	bad     int    // blobs that were not what they should be
 	why     string // what was wrong with the last link
+	over    string // who it got nothing from while all stood still
 	err     error
 	unfeed  context.CancelFunc // ends the operator's own feed over a link
 	feeds   int                // through SSH, so far

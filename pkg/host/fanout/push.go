@@ -40,6 +40,9 @@ type Options struct {
 	// Progress is told the bytes that are there, of all hosts together, never
 	// concurrently. May be nil.
 	Progress func(done, total int64)
+	// Standstill is how long nothing may arrive anywhere before something is done
+	// about it; zero means a minute.
+	Standstill time.Duration
 	// Say is told what people may want to know, such as a host that was bridged.
 	// May be nil.
 	Say func(string)
@@ -71,6 +74,7 @@ type push struct {
 	report  Report
 	wg      sync.WaitGroup
 	running bool // links are made
+	still   stillness
 }
 
 // maxTries bounds the links of one host: one that fails with everybody has a
@@ -124,6 +128,9 @@ func (p *push) loop(ctx context.Context) error {
 			p.handle(ctx, n)
 		case <-tick.C:
 			p.watch(ctx)
+			if p.topo != nil && p.unstick(ctx, p.Now()) {
+				return p.failures() // their connections are closed
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

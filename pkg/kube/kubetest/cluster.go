@@ -147,6 +147,10 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 			c.run(m, resetEffects(ctx, m))
 			return hosttest.Reply{}, true
 		}
+		if len(args) > 3 && args[0] == "upgrade" && args[3] == "kubelet-config" {
+			c.run(m, []effect{c.kubeletConfig(m)})
+			return hosttest.Reply{}, true
+		}
 		config, ignored, skipped := "", []string{}, []string{}
 		for j, a := range args {
 			if a == "--config" && j+1 < len(args) {
@@ -239,7 +243,7 @@ func found(m *hosttest.Machine, files ...string) []string {
 }
 
 func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
-	own := clusterConfiguration(config)
+	own := document(config, "ClusterConfiguration")
 	c.mu.Lock()
 	c.config = own
 	c.mu.Unlock()
@@ -250,13 +254,16 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 			}
 		}
 	}
-	return []effect{
+	out := []effect{
 		file("/etc/kubernetes/pki/ca.crt", "CA"), file("/etc/kubernetes/pki/ca.key", "KEY"),
 		c.certificate(m, own),
 		file("/etc/kubernetes/admin.conf", c.conf()), file("/etc/kubernetes/kubelet.conf", c.conf()),
-		file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"),
 		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
 		func() { c.AddControlPlane(m.Name()) },
+		func() {
+			c.Put("configmaps", "kube-system", "kubelet-config", Object{"data": Object{"kubelet": document(config, "KubeletConfiguration")}})
+		},
+		c.kubeletConfig(m),
 		func() {
 			c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": own}})
 		},
@@ -265,10 +272,17 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 		},
 		func() { c.AddCoreDNS() },
 		func() {
-			c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": "x", "kubeconfig.conf": c.conf()}})
+			c.Put("configmaps", "kube-system", "kube-proxy", Object{"data": Object{"config.conf": document(config, "KubeProxyConfiguration"), "kubeconfig.conf": c.conf()}})
 		},
 	}
+	if elsewhere(own) {
+		return out
+	}
+	return slices.Insert(out, 5, file("/etc/kubernetes/manifests/etcd.yaml", "etcd"), file("/var/lib/etcd/member/db", "db"))
 }
+
+// elsewhere reports whether a ClusterConfiguration has its etcd outside the cluster.
+func elsewhere(config string) bool { return strings.Contains(config, "\netcd:\n  external:\n") }
 
 // AddCoreDNS is kubeadm's add-on: a Corefile, kept when there is one, and a
 // Deployment that is ready.

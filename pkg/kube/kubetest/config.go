@@ -30,15 +30,39 @@ func parse1(doc string) settings {
 	return s
 }
 
-// clusterConfiguration is that document of a --config.
-func clusterConfiguration(config string) string {
+// document is the one of that kind in a --config.
+func document(config, kind string) string {
 	for _, doc := range strings.Split(config, "---\n") {
-		if parse1(doc).Kind == "ClusterConfiguration" {
+		if parse1(doc).Kind == kind {
 			return doc
 		}
 	}
 	return ""
 }
+
+// kubeletConfig writes the configuration of a kubelet: the cluster's, and the
+// patch of the host over it.
+func (c *Cluster) kubeletConfig(m *hosttest.Machine) effect {
+	return func() {
+		conf := Object{}
+		if cm := c.Get("configmaps", "kube-system", "kubelet-config"); cm != nil {
+			text, _ := cm["data"].(Object)["kubelet"].(string)
+			_ = yaml.Unmarshal([]byte(text), &conf) // written by kubeadm init
+		}
+		if text, ok := m.Read(kubeletPatch); ok {
+			patch := Object{}
+			_ = yaml.Unmarshal([]byte(text), &patch)
+			merge(conf, patch)
+		}
+		raw, err := yaml.Marshal(conf)
+		if err != nil {
+			panic(err) // it came from YAML
+		}
+		m.Write("/var/lib/kubelet/config.yaml", 0o644, string(raw))
+	}
+}
+
+const kubeletPatch = "/etc/kubernetes/kocli/patches/kubeletconfiguration+merge.yaml"
 
 // remembered is what kubeadm init was told.
 func (c *Cluster) remembered() string {
@@ -63,7 +87,7 @@ func (c *Cluster) certificate(m *hosttest.Machine, config string) effect {
 		if _, ok := m.Read(p); ok {
 			return // kubeadm uses what is there
 		}
-		s := parse1(clusterConfiguration(config))
+		s := parse1(document(config, "ClusterConfiguration"))
 		host, _, err := net.SplitHostPort(s.ControlPlaneEndpoint)
 		if err != nil {
 			host = "kubernetes"

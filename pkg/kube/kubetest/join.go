@@ -69,10 +69,10 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 		}
 		return []effect{
 			write(bootstrapConf, config), func() { m.Write("/etc/kubernetes/pki/ca.crt", 0o644, "CA") },
-			func() { m.Write("/var/lib/kubelet/config.yaml", 0o644, "x") },
+			c.kubeletConfig(m),
 		}, nil
 	case "etcd-join":
-		if controlPlane {
+		if controlPlane && !elsewhere(c.remembered()) {
 			return c.etcdEffects(m, config)
 		}
 	case "kubelet-wait-bootstrap":
@@ -97,7 +97,7 @@ func (c *Cluster) bootstrapEffects(m *hosttest.Machine, controlPlane bool) ([]ef
 			return nil, fmt.Errorf("failed while waiting for TLS bootstrap: %s", err)
 		}
 	}
-	if _, ok := m.Read("/var/lib/etcd/member/db"); controlPlane && !ok {
+	if _, ok := m.Read("/var/lib/etcd/member/db"); controlPlane && !ok && !elsewhere(c.remembered()) {
 		return nil, fmt.Errorf("failed while waiting for TLS bootstrap: the API server of this host does not start without its etcd")
 	}
 	return []effect{

@@ -298,7 +298,7 @@ func serves(ctx context.Context, h host.Host, endpoint string) error {
 // address. The API server reads it again by itself.
 func Certificate(o Options) plan.Step {
 	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-		_, err := r.Stat(ctx, apiServerManifest)
+		_, err := r.Stat(ctx, kubeadm.APIServerManifestPath)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil // init and join make it
 		}
@@ -355,6 +355,3 @@ func Certificate(o Options) plan.Step {
 		},
 	}
 }
-
-// apiServerManifest is there on control planes that have been made.
-const apiServerManifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"

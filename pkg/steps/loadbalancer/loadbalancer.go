@@ -32,6 +32,11 @@ type Options struct {
 	// Images names the images. Nil where there is no bundle: then the static pods
 	// stay as they are, and only their configuration is kept right.
 	Images Images
+	// Leaving are control planes that are not in the inventory any more and take part
+	// in holding the virtual IP until they have left.
+	Leaving []inventory.Node
+	// Election is told when keepalived is changed. Nil where nobody asks it.
+	Election *Election
 	// Password returns spec.controlPlane.endpoint.vrrp.password. It is asked for
 	// only where there is one.
 	Password func(ctx context.Context) (string, error)

@@ -27,8 +27,9 @@ import (
 )
 
 const (
-	vip   = `{mode: vip, address: 10.0.0.100}`
-	local = `{mode: local}`
+	vip     = `{mode: vip, address: 10.0.0.100}`
+	unicast = `{mode: vip, address: 10.0.0.100, vrrp: {unicast: true}}`
+	local   = `{mode: local}`
 )
 
 // cluster has control planes 1 to n and a worker.
@@ -93,7 +94,7 @@ func names(all []plan.Step) string {
 // machine is a host with an interface and nothing of ours.
 func machine() *hosttest.Machine {
 	m := hosttest.OS(hosttest.New("cp-1"))
-	m.Install(ip)
+	m.Install(ip, ss)
 	return m
 }
 
@@ -183,7 +184,7 @@ func TestSteps_areThoseOfTheModeAndTheRole(t *testing.T) {
 }
 
 func TestSteps_converge(t *testing.T) {
-	for _, endpoint := range []string{vip, local} {
+	for _, endpoint := range []string{vip, unicast, local} {
 		for i := range steps(t, options(t, endpoint, 3, "cp-1")) {
 			plantest.Converges(t, func() plantest.World {
 				return plantest.World{Step: steps(t, options(t, endpoint, 3, "cp-1"))[i], Host: machine()}
@@ -347,13 +348,19 @@ func TestConfigurations_theirProgramsReadThem(t *testing.T) {
 			}
 		}
 	}
-	inv := cluster(t, vip, 3)
-	c, err := loadbalancer.KeepalivedConfig(inv, inv.Seed(), anInterface(t), inv.VRRPPassword())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := run("/usr/sbin/keepalived", "--config-test", "--use-file", write(t, "keepalived.conf", c)); err != nil {
-		t.Errorf("%v: %s", err, out)
+	var c []byte
+	for _, endpoint := range []string{unicast, vip} {
+		for _, planes := range []int{1, 3, 7} {
+			inv := cluster(t, endpoint, planes)
+			var err error
+			c, _, _, err = loadbalancer.KeepalivedConfig(inv, inv.Seed(), anInterface(t), inv.VRRPPassword(), inv.ControlPlanes()[1:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := run("/usr/sbin/keepalived", "--config-test", "--use-file", write(t, "keepalived.conf", c)); err != nil {
+				t.Errorf("%s, %d control planes: %v: %s", endpoint, planes, err, out)
+			}
+		}
 	}
 	// That it finds faults at all.
 	if out, err := run("/usr/sbin/keepalived", "--config-test", "--use-file", write(t, "bad.conf", []byte(strings.Replace(string(c), "virtual_router_id 137", "virtual_router_id 300", 1)))); err == nil {

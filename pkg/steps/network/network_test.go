@@ -145,6 +145,24 @@ func TestVerify_isDoneAgainForANewNode(t *testing.T) {
 	}
 }
 
+// A node that left takes nothing away from what was proved of the others.
+func TestVerify_aNodeThatLeftProvesNothingAnew(t *testing.T) {
+	m, c, api := running()
+	defer c.Close()
+	c.AddNode("worker-9")
+	step, err := network.Verify(cluster(), bundle(t), api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := step.Apply(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	c.Drop("nodes", "", "worker-9")
+	if changes, err := step.Check(t.Context(), m); err != nil || len(changes) > 0 {
+		t.Errorf("%v, %v", changes, err)
+	}
+}
+
 func TestSteps_beforeThereIsACluster(t *testing.T) {
 	none := kube.API{
 		Look: func(context.Context) (*kube.Client, error) { return nil, kube.ErrNoCluster },

@@ -90,28 +90,48 @@ func (v verifier) check(ctx context.Context, _ host.Reader) ([]plan.Change, erro
 	if err := c.DeploymentReady(ctx, "kube-system", "coredns"); err != nil {
 		out = append(out, plan.Change{Object: "cluster DNS", From: err.Error(), To: "ready"})
 	}
-	proof, err := c.ConfigMap(ctx, Namespace, evidence)
+	evident, err := c.ConfigMap(ctx, Namespace, evidence)
 	if err != nil {
 		return nil, err
 	}
-	if len(out) == 0 && proof["nodes"] != identity(nodes, v.inv) {
+	if len(out) == 0 && !proved(evident, nodes, v.inv) {
 		out = append(out, plan.Change{Object: "pod network", From: "not proved for these nodes", To: "verify"})
 	}
 	return out, nil
 }
 
-// identity is a digest over the nodes and over what their network is made of.
-func identity(nodes []corev1.Node, inv *inventory.Inventory) string {
+// proved reports whether a proof holds for the nodes of the YAML: made with this
+// network, and with each of them among others that may have left since.
+func proved(evident map[string]string, nodes []corev1.Node, inv *inventory.Inventory) bool {
+	for _, n := range nodes {
+		_, ours := inv.Node(n.Name)
+		if ours && !slices.Contains(strings.Split(evident["nodes"], "\n"), identity(n)) {
+			return false
+		}
+	}
+	return evident["network"] == fingerprint(inv)
+}
+
+// identity tells a node from another one that had its name.
+func identity(n corev1.Node) string { return string(n.UID) + " " + n.Name }
+
+// identities is the evidence for nodes.
+func identities(nodes []corev1.Node) string {
 	var lines []string
 	for _, n := range nodes {
-		lines = append(lines, string(n.UID)+" "+n.Name)
+		lines = append(lines, identity(n))
 	}
 	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// fingerprint is a digest over what the network is made of.
+func fingerprint(inv *inventory.Inventory) string {
 	net, err := json.Marshal(inv.Spec.Network)
 	if err != nil {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(strings.Join(lines, "\n") + string(net)))
+	sum := sha256.Sum256(net)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -154,8 +174,10 @@ func (v verifier) apply(ctx context.Context, _ host.Host) error {
 	if err := c.Delete(ctx, objs[1:]); err != nil { // the namespace stays, for the proof
 		return err
 	}
-	if err := c.SetConfigMap(ctx, Namespace, evidence, "nodes", identity(nodes, v.inv), true); err != nil {
-		return fmt.Errorf("record the proof: %w", err)
+	for _, kv := range [][2]string{{"network", fingerprint(v.inv)}, {"nodes", identities(nodes)}} {
+		if err := c.SetConfigMap(ctx, Namespace, evidence, kv[0], kv[1], true); err != nil {
+			return fmt.Errorf("record the proof: %w", err)
+		}
 	}
 	return nil
 }

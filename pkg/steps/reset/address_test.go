@@ -19,6 +19,7 @@ func holder(t *testing.T, obeys bool) *hosttest.Machine {
 	t.Helper()
 	m := ours(t)
 	config, err := render.File(templates.Node, "node/keepalived.conf", map[string]any{
+		"Process": "", "Peers": []string(nil),
 		"Node": "n", "HealthPort": 8444, "Interface": "ens3", "ID": 7, "Password": "x", "Address": "10.0.0.100",
 	})
 	if err != nil {

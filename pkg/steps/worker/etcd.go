@@ -15,6 +15,7 @@ import (
 	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/kubeadm"
 )
 
 // Etcd is the cluster's etcd, as a control plane that joins has to know it. Its
@@ -51,7 +52,7 @@ func (t *Turn) take(ctx context.Context) (release func(), err error) {
 // Where kubeadm keeps the etcd of a host.
 const (
 	etcdData     = "/var/lib/etcd/member"
-	etcdManifest = "/etc/kubernetes/manifests/etcd.yaml"
+	etcdManifest = kubeadm.EtcdManifestPath
 	etcdPeerPort = 2380
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/inventory"
 )
 
 // BecomeMember is the part of a join that waits for etcd: it asks no API, so that
@@ -21,3 +22,6 @@ func Unreachable(ctx context.Context, o Options, r host.Reader) string {
 	}
 	return ""
 }
+
+// APIServers is apiServers.
+func APIServers(inv *inventory.Inventory, n inventory.Node) []string { return apiServers(inv, n) }

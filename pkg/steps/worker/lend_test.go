@@ -3,13 +3,16 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kube/kubetest"
 	"github.com/kocli/kocli/pkg/kubeadm"
@@ -79,5 +82,29 @@ func TestJoin_whereNothingCanBeLent(t *testing.T) {
 	})
 	if err := worker.Join(o).Apply(ctx, m); err == nil || strings.Contains(strings.Join(m.Log(), " "), "kubeadm join") {
 		t.Errorf("it joins all the same: %v", err)
+	}
+}
+
+// Joins of many workers spread over the API servers; each knows all of them.
+func TestLend_spreadsOverTheAPIServers(t *testing.T) {
+	inv := &inventory.Inventory{}
+	for i := range 3 {
+		inv.Nodes = append(inv.Nodes, inventory.Node{Name: fmt.Sprintf("cp-%d", i), IP: fmt.Sprintf("10.0.0.%d", i), ControlPlane: true})
+	}
+	first := map[string]int{}
+	for i := range 9 {
+		n := inventory.Node{Name: fmt.Sprintf("worker-%d", i), IP: fmt.Sprintf("10.0.1.%d", i)}
+		inv.Nodes = append(inv.Nodes, n)
+		all := worker.APIServers(inv, n)
+		first[all[0]]++
+		if slices.Sort(all); len(slices.Compact(all)) != 3 {
+			t.Errorf("%s knows %v", n.Name, all)
+		}
+	}
+	if len(first) != 3 || first["10.0.0.0:6443"] != 3 {
+		t.Errorf("joins begin with %v", first)
+	}
+	if got := worker.APIServers(inv, inv.Nodes[1]); len(got) != 2 || slices.Contains(got, "10.0.0.1:6443") {
+		t.Errorf("a control plane joins through %v", got)
 	}
 }

@@ -140,7 +140,7 @@ func (in Input) payload(h Host) payload.Payload {
 	return payload.For(in.Bundle, payload.Target{
 		Kubernetes: in.Inventory.Version(), Arch: h.Arch, ControlPlane: h.ControlPlane, CNI: string(in.Inventory.Spec.Network.CNI.Name),
 		Endpoint:     string(in.Inventory.Spec.ControlPlane.Endpoint.Mode),
-		Distribution: h.Distribution, Release: h.Release,
+		ExternalEtcd: in.Inventory.ExternalEtcd() != nil, Distribution: h.Distribution, Release: h.Release,
 	})
 }
 

@@ -91,6 +91,7 @@ func TestCheck_everyExampleIsClosedOverTheSample(t *testing.T) {
 				switch filepath.Base(f) {
 				case "cluster-local.yaml":
 					want++ // haproxy
+				case "cluster-external-etcd.yaml": // haproxy, and no etcd
 				case "cluster-vip.yaml":
 					want += 2 // and keepalived
 				}
@@ -105,6 +106,17 @@ func TestCheck_everyExampleIsClosedOverTheSample(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Who brings an etcd needs no image of it.
+func TestCheck_anExternalEtcdNeedsNoImage(t *testing.T) {
+	const etcd = "registry.k8s.io/etcd"
+	if r := must(closure.Check(input(t, "../../../examples/cluster-external-etcd.yaml", without("amd64", etcd))))(t); len(r.Missing) > 0 {
+		t.Errorf("missing:\n%s", lines(r.Missing))
+	}
+	if r := must(closure.Check(input(t, "../../../examples/cluster-local.yaml", without("amd64", etcd))))(t); len(r.Missing) != 1 {
+		t.Errorf("missing where etcd is on the control planes:\n%s", lines(r.Missing))
 	}
 }
 
