@@ -47,7 +47,8 @@ demo-down: ## removes what demo started
 test: check ## all of it: check, and the journeys on real hosts
 	scripts/e2e/run.sh
 
-test-long: test ## what does not fit into test; there is nothing of the kind yet
+test-long: test ## test, images into containerd 1.7 and 2.x, and the memory that 4 GiB take
+	scripts/long.sh
 
 bench: ## measures kocli against hand-written scripts and its own limits
 	scripts/bench/run.sh

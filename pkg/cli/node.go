@@ -70,6 +70,10 @@ func (a *app) onHostCommands() []*cobra.Command {
 		},
 	}
 	relay.Flags().StringSliceVar(&also, "also", nil, "`folders` of others with blobs under their digests")
+	lane := &cobra.Command{
+		Use: "lane", Short: "Pass content on to the relay", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return fanout.Lane(cmd.Context(), a.In, fanout.Root()) },
+	}
 	var speaks, address string
 	images := &cobra.Command{
 		Use: "images", Short: "Bring images into containerd", Args: noArgs,
@@ -94,5 +98,5 @@ func (a *app) onHostCommands() []*cobra.Command {
 	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
 	images.Flags().StringVar(&speaks, "protocol", "", "`version` of the stream")
 	images.Flags().StringVar(&address, "address", containerd.Address, "`socket` of containerd")
-	return []*cobra.Command{check, receive, relay, images, lend}
+	return []*cobra.Command{check, receive, relay, lane, images, lend}
 }

@@ -51,6 +51,10 @@ type Cluster struct {
 	Clock   Clock
 	// Secret resolves a reference of the cluster YAML; what says what it is for.
 	Secret func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error)
+	// Line makes further connections to a host; nil where there are none.
+	Line func(node string) fanout.Line
+	// Far says that a round trip to one of the hosts is long.
+	Far bool
 	// EtcdCredentials are those for an etcd outside the cluster. They are asked for
 	// only where there is one.
 	EtcdCredentials func() (etcd.Credentials, error)
@@ -99,11 +103,11 @@ func (c *Cluster) through(node string) kube.API {
 // all of them wait for.
 const headStart = 15 * time.Second
 
-// CreatePhases are the phases of create, in order. With many hosts, content goes
-// to all of them at once before it is installed.
+// CreatePhases are the phases of create, in order. With many hosts, or with one
+// that is far away, content goes to all of them at once before it is installed.
 func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 	phases := c.installPhases()
-	if !pushes(c.Inventory, c.Bundle) {
+	if !c.pushes() {
 		return phases, nil
 	}
 	push, err := c.contentPhase(phases, fanout.Auto, c.pushed)

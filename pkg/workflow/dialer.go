@@ -43,6 +43,8 @@ type connection struct {
 	raw    *sshhost.Host
 	reader *host.Batch
 	host   *sink.Host
+
+	further spent // by connections besides raw
 }
 
 var _ plan.Dialer = (*Hosts)(nil)
@@ -189,7 +191,7 @@ func (d *Hosts) Stats() map[string]Stats {
 	out := map[string]Stats{}
 	for n, c := range d.conns {
 		if c.raw != nil {
-			out[n] = Stats{c.raw.Trips(), c.raw.Sent()}
+			out[n] = Stats{c.raw.Trips() + c.further.trips.Load(), c.raw.Sent() + c.further.sent.Load()}
 		}
 	}
 	return out

@@ -5,10 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/fanout"
-	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/steps/content"
 	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
@@ -23,6 +21,7 @@ type PushResult struct {
 	Sent      int64            `json:"sentBytes"`    // that left this machine
 	Links     int              `json:"links"`        // between hosts
 	Moved     int              `json:"moved"`        // links that were made anew
+	Lanes     int              `json:"lanes"`        // further SSH connections, where the round trip is long
 	Duration  time.Duration    `json:"durationNs"`
 	Hosts     map[string]Stats `json:"hosts,omitempty"`
 	Log       string           `json:"log,omitempty"`
@@ -48,7 +47,7 @@ func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error)
 		return res, err
 	}
 	phases, err := c.pushPhases(mode, func(r fanout.Report) {
-		res.Missing, res.Sent, res.Links, res.Moved, res.Unchanged = r.Missing, r.Sent, r.Links, r.Moved, false
+		res.Missing, res.Sent, res.Links, res.Moved, res.Lanes, res.Unchanged = r.Missing, r.Sent, r.Links, r.Moved, r.Lanes, false
 	})
 	if err != nil {
 		return res, err
@@ -63,7 +62,8 @@ func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error)
 }
 
 // contentFrom is the number of nodes from which create sends its content to all
-// hosts in one go: below it, each host gets its own while others work already.
+// hosts in one go: below it, each host gets its own while others work already,
+// unless one of them is far away.
 const contentFrom = 4
 
 // installing are the phases whose steps take content from the bundle.
@@ -102,6 +102,7 @@ func (c *Cluster) contentPhase(all []plan.Phase, mode fanout.Mode, done func(fan
 	step := content.Push(content.Options{
 		Nodes: nodes, Dialer: c.Dialer, Item: c.item, Mode: mode, Now: c.Clock.Now, Done: done,
 		Relay: []string{kocliPath(), "node", "relay", "--also", blobs}, Also: []string{blobs},
+		Lane: []string{kocliPath(), "node", "lane"}, Line: c.Line,
 	})
 	return plan.Phase{
 		Name: "content", Needs: []string{"agent"}, Nodes: []string{c.Seed.Name},
@@ -119,6 +120,6 @@ func (c *Cluster) item(digest string) (fanout.Item, bool) {
 }
 
 // pushes reports whether create sends its content in one go.
-func pushes(inv *inventory.Inventory, b *archive.Bundle) bool {
-	return b != nil && len(inv.Nodes) >= contentFrom
+func (c *Cluster) pushes() bool {
+	return c.Bundle != nil && (c.Far || len(c.Inventory.Nodes) >= contentFrom)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/sshhost"
 	"github.com/kocli/kocli/pkg/internal/lean"
 	"github.com/kocli/kocli/pkg/inventory"
@@ -84,6 +85,7 @@ type Session struct {
 type fleet interface {
 	plan.Dialer
 	Include([]inventory.Node)
+	Line(node string) fanout.Line
 	Stats() map[string]Stats
 	Close() error
 }
@@ -242,7 +244,19 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 		v, err := s.o.Secrets.Resolve(ctx, ref, what)
 		return v.Reveal(), err
 	}
-	return &Cluster{Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) }, EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }), Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock}, nil
+	c := &Cluster{
+		Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) },
+		Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock, Line: s.hosts.Line,
+		EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }),
+	}
+	if s.bundle != nil && len(s.inv.Nodes) < contentFrom {
+		var names []string
+		for _, n := range s.inv.Nodes {
+			names = append(names, n.Name)
+		}
+		c.Far = far(ctx, names, s.hosts.Line)
+	}
+	return c, nil
 }
 
 func digestFile(path string) (string, int64, error) {

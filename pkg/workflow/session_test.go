@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
+	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
@@ -40,6 +42,37 @@ func (machines) Stats() map[string]Stats { return nil }
 func (machines) Close() error { return nil }
 
 func (machines) Include([]inventory.Node) {}
+
+func (m machines) Line(node string) fanout.Line { return near{m[node]} }
+
+// near makes no second connection, and needs none.
+type near struct{ *hosttest.Machine }
+
+func (near) RoundTrip(context.Context) (time.Duration, error) { return time.Millisecond, nil }
+
+func (near) Another(context.Context) (fanout.Connection, error) { return nil, errors.ErrUnsupported }
+
+func TestFar_countsHostsWhoseAnswersTakeLong(t *testing.T) {
+	trips := map[string]time.Duration{"a": time.Millisecond, "b": 2 * farTrip}
+	to := func(node string) fanout.Line { return distant{trips[node]} }
+	if far(t.Context(), []string{"a"}, to) || !far(t.Context(), []string{"a", "b"}, to) {
+		t.Error("only b is far away")
+	}
+	c := &Cluster{Bundle: &archive.Bundle{}, Inventory: &inventory.Inventory{}}
+	if c.pushes() {
+		t.Error("few hosts nearby get their content in one go")
+	}
+	if c.Far = true; !c.pushes() {
+		t.Error("hosts far away do not get their content in one go")
+	}
+}
+
+// distant is the way to a host.
+type distant struct{ trip time.Duration }
+
+func (d distant) RoundTrip(context.Context) (time.Duration, error) { return d.trip, nil }
+
+func (distant) Another(context.Context) (fanout.Connection, error) { return nil, errors.ErrUnsupported }
 
 // session is a run on hosts in memory: three control planes and a worker.
 func session(t *testing.T, hosts machines) *Session {

@@ -23,11 +23,10 @@ import_ours() { import_timed "images send /tmp/import/$1.tar kocli node images -
 import_theirs() { import_timed "for f in /tmp/import/$1/*.tar; do ctr -n k8s.io images import \$f; done"; }
 import_none() { on_bench sh -c 'ctr -n k8s.io images ls -q | xargs -r ctr -n k8s.io images rm --sync >/dev/null'; }
 
-bench_import() {
+# bench_import_rounds VERSION SUFFIX measures one containerd.
+bench_import_rounds() {
 	local i w
-	rm -rf "$work/import" && mkdir -p "$work/import"
-	"$repo/bin/images" make "$bundle" "$work/import"
-	bench_import_host "$cache/upstream/containerd/$(sed -n 's/^CONTAINERD_VERSION=//p' "$repo/scripts/upstream/versions.env")"
+	bench_import_host "$cache/upstream/containerd/$1"
 	for w in cold changed none; do : >"$work/import.$w" >"$work/ctr.$w"; done
 	for i in $(seq "$rounds"); do
 		import_none
@@ -38,9 +37,19 @@ bench_import() {
 		import_theirs a >>"$work/ctr.cold"
 		import_theirs b >>"$work/ctr.changed"
 		import_theirs b >>"$work/ctr.none"
-		echo "round $i: kocli $(for w in cold changed none; do tail -1 "$work/import.$w"; done | xargs) s, ctr $(for w in cold changed none; do tail -1 "$work/ctr.$w"; done | xargs) s" >&2
+		echo "round $i, $1: kocli $(for w in cold changed none; do tail -1 "$work/import.$w"; done | xargs) s, ctr $(for w in cold changed none; do tail -1 "$work/ctr.$w"; done | xargs) s" >&2
 	done
-	bench import.cold "$(median_ratio "$work/import.cold" "$work/ctr.cold")" "x-of-ctr-loop($(range <"$work/r"))" 0.7
-	bench import.changed "$(median_ratio "$work/import.changed" "$work/ctr.changed")" "x-of-ctr-loop($(range <"$work/r"))" 0.3
-	bench import.nothing "$(median_ratio "$work/import.none" "$work/ctr.none")" "x-of-ctr-loop($(range <"$work/r"))" 0.1
+	bench "import.cold$2" "$(median_ratio "$work/import.cold" "$work/ctr.cold")" "x-of-ctr-loop($(range <"$work/r"))" 0.7
+	bench "import.changed$2" "$(median_ratio "$work/import.changed" "$work/ctr.changed")" "x-of-ctr-loop($(range <"$work/r"))" 0.3
+	bench "import.nothing$2" "$(median_ratio "$work/import.none" "$work/ctr.none")" "x-of-ctr-loop($(range <"$work/r"))" 0.1
 }
+
+bench_import() {
+	rm -rf "$work/import" && mkdir -p "$work/import"
+	"$repo/bin/images" make "$bundle" "$work/import"
+	"$repo/scripts/upstream/build.sh" containerd >&2
+	bench_import_rounds "$(containerd_version CONTAINERD_VERSION)" ''
+	bench_import_rounds "$(containerd_version CONTAINERD_OLD_VERSION)" .containerd-1.7
+}
+
+containerd_version() { sed -n "s/^$1=\\([^ ]*\\).*/\\1/p" "$repo/scripts/upstream/versions.env"; }

@@ -113,12 +113,21 @@ bench_add_worker() {
 	done
 }
 
+# A round trip of 50 ms, made by a proxy in the same process: several connections
+# against one for the same bytes.
+bench_push_far() {
+	(cd "$repo" && go test -run '^$' -bench '^BenchmarkPushLongRoundTrip$' -benchtime 1x -count "$rounds" ./pkg/host/fanout) |
+		awk '/^BenchmarkPushLongRoundTrip/{for (i = 2; i <= NF; i++) if ($i == "x-of-one-connection") print $(i-1)}' >"$work/r"
+	bench push.long-round-trip "$(median <"$work/r")" "x-of-one-connection($(range <"$work/r"))" 0.5
+}
+
 make -C "$repo" --no-print-directory build >&2
 (cd "$repo" && go build -o bin/payload ./scripts/bench/payload && go build -o bin/fill ./scripts/bench/fill && CGO_ENABLED=0 go build -o bin/images ./scripts/bench/images)
 "$repo/scripts/lab/deps.sh" bench >&2
 mkdir -p "$work"
 if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{print $1/1e6}')" MB 90; fi
 if wanted create.facts-of-100-hosts; then bench_hosts; fi
+if wanted push.long-round-trip; then bench_push_far; fi
 if wanted scale.plan-of-500-hosts; then bench_plan; fi
 if wanted scale.add-worker; then bench_add_worker; fi
 bundle_build "$bundle" >&2

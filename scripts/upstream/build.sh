@@ -49,6 +49,12 @@ fill_containerd() {
 		$m/cmd/containerd $m/cmd/containerd-shim-runc-v2 $m/cmd/ctr
 }
 
+# fill_containerd_old DIR VERSION: what a test imports images into.
+fill_containerd_old() {
+	local m=github.com/containerd/containerd
+	go_build "$(module_at containerd-1.7 "$2" $m)" "$1" "-X $m/version.Version=$2" $m/cmd/containerd $m/cmd/ctr
+}
+
 fill_runc() {
 	local m=github.com/opencontainers/runc
 	CGO_ENABLED=1 GO_TAGS='seccomp netgo osusergo' \
@@ -276,8 +282,12 @@ main() {
 		build_common
 		build_kubernetes "$2"
 		;;
+	containerd)
+		once containerd "$CONTAINERD_VERSION" "$upstream_dir/containerd/go.mod" -- fill_containerd "$CONTAINERD_VERSION"
+		once containerd "$CONTAINERD_OLD_VERSION" "$upstream_dir/containerd-1.7/go.mod" -- fill_containerd_old "$CONTAINERD_OLD_VERSION"
+		;;
 	debs) build_mirror_tool; build_debs ;;
-	*) die "usage: build.sh [all | kubernetes VERSION | debs]" ;;
+	*) die "usage: build.sh [all | kubernetes VERSION | containerd | debs]" ;;
 	esac
 	cpu_seconds
 	say "upstream components ready in $cache: $SECONDS s wall, $cpu s CPU"

@@ -39,10 +39,11 @@ type start struct {
 	Blobs    []Blob `json:"blobs"`
 }
 
-// keep says how many bytes of a part are right.
+// keep says which bytes of a part are right: the first N, and pieces beyond them.
 type keep struct {
-	ID int   `json:"i"`
-	N  int64 `json:"n"`
+	ID   int    `json:"i"`
+	N    int64  `json:"n"`
+	More []span `json:"m,omitempty"`
 }
 
 // child is a host that is handed on to.

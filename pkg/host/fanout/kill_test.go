@@ -15,7 +15,8 @@ import (
 
 const (
 	killHosts = 3
-	killSize  = 3*chunkSize + 17
+	killUnit  = 4 << 20 // enough for the kill to come in the middle
+	killSize  = 3*killUnit + 17
 )
 
 // killCluster is the cluster of a push that is killed, and of the one after it.
@@ -34,7 +35,7 @@ func killCluster(t *testing.T, dir string, mode Mode) *cluster {
 func pushUntilKilled(arg string) {
 	mode, dir, _ := strings.Cut(arg, ":")
 	c := killCluster(nil, dir, Mode(mode))
-	c.at(2*chunkSize+4*frameData, func() {
+	c.at(2*killUnit+4*frameData, func() {
 		time.Sleep(300 * time.Millisecond) // what was sent arrives
 		fmt.Println("in the middle")
 		select {} // until it is killed
@@ -78,7 +79,7 @@ func TestPush_goesOnAfterAKillOfTheProcess(t *testing.T) {
 					}
 				}
 			}
-			if there < killSize+chunkSize {
+			if there < killSize+killUnit {
 				t.Fatalf("only %d bytes were there", there)
 			}
 			r := c.push()

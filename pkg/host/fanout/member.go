@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kocli/kocli/pkg/host"
@@ -25,6 +26,8 @@ type Target struct {
 	IP    string   // of the host, among the hosts
 	Relay []string // program and arguments that run Relay there
 	Blobs []int    // what it should have: indexes of Options.Blobs
+	Line  Line     // for further connections; nil where there are none
+	Lane  []string // program and arguments that run Lane there
 }
 
 // member is a target during a push.
@@ -43,6 +46,7 @@ type member struct {
 	feeds   int                // through SSH, so far
 	fed     bool               // through SSH, at the moment
 	ended   bool               // the relay's process
+	trip    atomic.Int64       // a round trip to it, in nanoseconds; zero while it is not known
 }
 
 // note is what the push hears of a member.
@@ -60,6 +64,7 @@ const (
 	noteKept  = "kept"
 	noteFeed  = "feed"  // the operator's own link broke
 	noteSSH   = "ssh"   // there is no link: it has to go through SSH
+	noteTorn  = "torn"  // a lane broke off, and all else has been sent
 	noteFatal = "fatal" // the host cannot be helped
 	noteEnded = "ended" // the relay's process
 )
@@ -70,7 +75,8 @@ func newMember(t Target, src *bundle, sent func(int), heard func(note)) *member 
 		m.wants[i], m.lacks[i] = src.items[i].Size, true
 		m.total += src.items[i].Size
 	}
-	m.out = newOutbox(src, sent, func(err error) { go heard(note{from: m, what: noteFatal, err: err}) })
+	m.out = newOutbox(src, sent, func(err error) { go heard(note{from: m, what: noteFatal, err: err}) },
+		func() { go heard(note{from: m, what: noteTorn}) })
 	return m
 }
 
@@ -91,6 +97,7 @@ func (m *member) run(ctx context.Context, key []byte, heard func(note)) {
 		_ = out.CloseWithError(nonsense) // a relay that talks nonsense is not listened to
 	})
 	wg.Go(func() { m.out.words(ctx) })
+	wg.Go(func() { m.measure(ctx) })
 	c := host.Command(m.target.Relay...)
 	c.Stdin, c.Stdout = m.out, stdout
 	_, err := m.target.Host.Run(ctx, c)
@@ -110,11 +117,14 @@ func settle(src *bundle, parts []part) (out []keep, kept int64, err error) {
 		if p.ID < 0 || p.ID >= len(src.items) || p.Size > src.items[p.ID].Size {
 			return nil, 0, fmt.Errorf("it has %d bytes of blob %d", p.Size, p.ID)
 		}
-		n, err := p.matching(io.NewSectionReader(src.items[p.ID].Content, 0, src.items[p.ID].Size))
+		n, more, err := p.matching(src.items[p.ID].Content)
 		if err != nil {
 			return nil, 0, fmt.Errorf("read %s: %w", src.items[p.ID].Digest, err)
 		}
-		out, kept = append(out, keep{p.ID, n}), kept+n
+		out, kept = append(out, keep{p.ID, n, more}), kept+n
+		for _, s := range more {
+			kept += s.Size - s.Have
+		}
 	}
 	return out, kept, nil
 }

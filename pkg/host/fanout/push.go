@@ -46,6 +46,8 @@ type Options struct {
 	// Say is told what people may want to know, such as a host that was bridged.
 	// May be nil.
 	Say func(string)
+
+	wanting float64 // in tests: instead of the constant
 }
 
 // Report says what a push cost.
@@ -54,6 +56,7 @@ type Report struct {
 	Direct  int64            `json:"directBytes"` // of these, not through SSH
 	Missing map[string]int64 `json:"missing"`     // bytes that each host lacked
 	Links   int              `json:"links"`       // between hosts, first and later ones
+	Lanes   int              `json:"lanes"`       // further SSH connections, where the round trip is long
 	Moved   int              `json:"moved"`       // links that were made anew
 }
 
@@ -67,6 +70,7 @@ type push struct {
 	notes   chan note
 	sent    atomic.Int64
 	direct  atomic.Int64
+	lanes   atomic.Int64
 	report  Report
 	wg      sync.WaitGroup
 	running bool // links are made
@@ -95,7 +99,7 @@ func Push(ctx context.Context, o Options) (Report, error) {
 	err := p.loop(ctx)
 	cancel() // what still runs was asked to end, and has ended; or the push failed
 	p.drain()
-	p.report.Sent, p.report.Direct = p.sent.Load(), p.direct.Load()
+	p.report.Sent, p.report.Direct, p.report.Lanes = p.sent.Load(), p.direct.Load(), int(p.lanes.Load())
 	return p.report, err
 }
 
@@ -168,9 +172,11 @@ func (p *push) handle(ctx context.Context, n note) {
 		p.lost(ctx, m, operator, n.err.Error())
 	case n.what == noteSSH:
 		if m.parent == operator && !m.done && !m.gone && !m.fed {
-			m.feeds++
-			m.fed = true
-			m.out.put(order{Feed: m.feeds}) // its answer says what to send
+			m.feedAgain()
+		}
+	case n.what == noteTorn:
+		if m.fed && !m.done && !m.gone {
+			m.feedAgain()
 		}
 	case n.what == noteKept:
 		m.settled = true
@@ -179,7 +185,9 @@ func (p *push) handle(ctx context.Context, n note) {
 		p.ready(m, *e.Ready)
 	case e.Lacks != nil:
 		if m.fed && e.Lacks.Feed == m.feeds {
-			m.out.send(e.Lacks.Spans)
+			m.out.send(m.feeds, e.Lacks.Spans)
+			feed := m.feeds
+			p.wg.Go(func() { p.widen(ctx, m, feed) })
 		}
 	case e.At != nil:
 		m.note(p.Now(), *e.At)

@@ -42,13 +42,12 @@ type relay struct {
 	mu       sync.Mutex
 	parent   net.Conn                      // who sends at the moment
 	children map[string]context.CancelFunc // whom this relay hands on to
+	feeding  int                           // the number of the operator's feed; zero while it does not send
 
 	begun  chan struct{} // closed when it is settled what there is
 	taking chan struct{} // full while somebody sends
-	// feeding says that the operator sends; of the goroutine that reads orders.
-	feeding bool
-	done    sync.Once // all is there, and that was said
-	wg      sync.WaitGroup
+	done   sync.Once     // all is there, and that was said
+	wg     sync.WaitGroup
 }
 
 // Relay runs on a host: it obeys the orders on in, reports on out, and keeps its
@@ -114,12 +113,19 @@ func (r *relay) listen(ctx context.Context, in io.Reader, silence *time.Timer) e
 		} else if o.Data.N < 0 || o.Data.N > frameData {
 			err = fmt.Errorf("a piece of %d bytes", o.Data.N)
 		} else if _, err = io.ReadFull(br, buf[:o.Data.N]); err == nil {
-			err = r.fed(*o.Data, buf[:o.Data.N])
+			err = r.fed(r.feed(), *o.Data, buf[:o.Data.N])
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// feed is the number of the operator's feed; zero while it does not send.
+func (r *relay) feed() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.feeding
 }
 
 // readLine reads one order.
@@ -144,17 +150,19 @@ func (r *relay) beFed(ctx context.Context, n int) {
 		r.parent = nil
 	}
 	r.mu.Unlock()
-	if !r.feeding && !r.turn(ctx) {
+	if r.feed() == 0 && !r.turn(ctx) {
 		return
 	}
-	r.feeding = true
+	r.mu.Lock()
+	r.feeding = n
+	r.mu.Unlock()
 	left, _ := r.store.lacking()
 	r.tell(event{Lacks: &lacks{n, left}})
 }
 
-// fed takes a piece from the operator.
-func (r *relay) fed(d data, p []byte) error {
-	if !r.feeding {
+// fed takes a piece of one of the operator's feeds.
+func (r *relay) fed(feed int, d data, p []byte) error {
+	if feed == 0 || feed != r.feed() {
 		return nil // it was under way when it was called off
 	}
 	err := r.store.append(d.ID, d.Off, p)
@@ -172,8 +180,11 @@ func (r *relay) fed(d data, p []byte) error {
 
 // unfeed lets others send again.
 func (r *relay) unfeed() {
-	if r.feeding {
-		r.feeding = false
+	r.mu.Lock()
+	fed := r.feeding > 0
+	r.feeding = 0
+	r.mu.Unlock()
+	if fed {
 		<-r.taking
 	}
 }
@@ -199,7 +210,7 @@ func (r *relay) obey(ctx context.Context, o order) error {
 	case o.Feed > 0:
 		r.beFed(ctx, o.Feed)
 	case o.End:
-		if left, _ := r.store.lacking(); r.feeding && len(left) > 0 {
+		if left, _ := r.store.lacking(); r.feed() > 0 && len(left) > 0 {
 			r.tell(event{Bad: fmt.Sprintf("the operator's machine ended, and %d blobs are not whole", len(left))})
 		}
 		r.unfeed()
@@ -214,7 +225,7 @@ func (r *relay) obey(ctx context.Context, o order) error {
 		}
 	}
 	for _, k := range o.Keep {
-		if err := r.store.keep(k.ID, k.N); err != nil {
+		if err := r.store.keep(k.ID, k.N, k.More); err != nil {
 			return err
 		}
 	}
@@ -265,6 +276,9 @@ func (r *relay) start(ctx context.Context, s start) error {
 		_ = l.Close() // ends accept
 	})
 	r.wg.Go(func() { r.accept(ctx, l) })
+	if err := r.listenLanes(ctx); err != nil {
+		return err
+	}
 	return r.say.write(event{Ready: &answer})
 }
 
@@ -306,8 +320,8 @@ func (r *relay) full() error {
 func (r *relay) begin(ctx context.Context) error {
 	lacks, _ := r.store.lacking()
 	for _, s := range lacks {
-		if s.Size == 0 {
-			if err := r.store.append(s.ID, 0, nil); err != nil {
+		if s.Have == s.Size { // nothing is to come: only the digest was not looked at
+			if err := r.store.append(s.ID, s.Size, nil); err != nil && (s.Size == 0 || !errors.Is(err, ErrDigest)) {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -35,8 +36,9 @@ func ValidDigest(d string) bool { return digestForm.MatchString(d) }
 // ErrDigest says that what arrived is not what was asked for.
 var ErrDigest = errors.New("digest mismatch")
 
-// chunkSize is how many bytes of a part one hash stands for, when a run goes on.
-const chunkSize = 4 << 20
+// chunkSize is how many bytes of a part one hash stands for, when a run goes on: a
+// piece, because pieces that came over several connections leave holes.
+const chunkSize = frameData
 
 // Path is where a whole blob stands in the store below root.
 func Path(root, digest string) string {
@@ -63,9 +65,12 @@ type slot struct {
 	blob  Blob
 	path  string // where it stands when it is whole
 	have  int64  // bytes from the start that are there
+	more  []span // what is there beyond them, in order and never touching; the IDs are unused
 	whole bool   // all of it, and the digest matched
 	file  *os.File
-	sum   hash.Hash // of the first have bytes; nil when whole
+
+	hashing sync.Mutex // held by who moves have on
+	sum     hash.Hash  // of the first have bytes; nil when whole
 }
 
 // openStore opens the folder for this process alone.
@@ -185,38 +190,62 @@ func hashChunks(r io.Reader) (part, error) {
 	}
 }
 
-// matching returns how many bytes of a part are those of the source.
-func (p part) matching(src io.Reader) (int64, error) {
-	var good int64
-	for _, want := range p.Chunks {
-		n := min(chunkSize, p.Size-good)
+// matching returns what of a part is as in the source: the bytes from the start,
+// and pieces beyond the first that is not.
+func (p part) matching(src io.ReaderAt) (n int64, more []span, err error) {
+	for i, want := range p.Chunks {
+		off := int64(i) * chunkSize
+		end := min(off+chunkSize, p.Size)
 		h := sha256.New()
-		if _, err := io.CopyN(h, src, n); err != nil {
-			return good, err
+		if _, err := io.CopyN(h, io.NewSectionReader(src, off, end-off), max(end-off, 0)); err != nil {
+			return n, more, err
 		}
-		if n <= 0 || hex.EncodeToString(h.Sum(nil)) != want {
-			return good, nil
+		switch {
+		case end <= off || hex.EncodeToString(h.Sum(nil)) != want:
+		case off == n:
+			n = end
+		default:
+			more = insert(more, off, end)
 		}
-		good += n
 	}
-	return good, nil
+	return n, more, nil
 }
 
-// keep opens the part of a blob for writing, and counts its first n bytes as
-// there.
-func (s *store) keep(id int, n int64) error {
+// insert adds a piece to those that are there.
+func insert(pieces []span, from, to int64) []span {
+	i := 0
+	for i < len(pieces) && pieces[i].Size < from {
+		i++
+	}
+	j := i
+	for ; j < len(pieces) && pieces[j].Have <= to; j++ {
+		from, to = min(from, pieces[j].Have), max(to, pieces[j].Size)
+	}
+	return slices.Replace(pieces, i, j, span{Have: from, Size: to})
+}
+
+// keep opens the part of a blob for writing, and counts its first n bytes and the
+// pieces in more as there.
+func (s *store) keep(id int, n int64, more []span) error {
 	s.mu.Lock()
 	x := s.slots[id]
 	s.mu.Unlock()
 	if x == nil || x.whole || n < 0 || n > x.blob.Size {
 		return fmt.Errorf("blob %d: cannot keep %d bytes", id, n)
 	}
+	end := n
+	for _, p := range more {
+		if p.Have <= end || p.Size <= p.Have || p.Size > x.blob.Size {
+			return fmt.Errorf("blob %d: cannot keep the bytes from %d to %d", id, p.Have, p.Size)
+		}
+		end = p.Size
+	}
 	f, err := os.OpenFile(s.partPath(x.blob.Digest), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
 	sum := sha256.New()
-	err = f.Truncate(n)
+	err = f.Truncate(end)
 	if err == nil {
 		_, err = io.Copy(sum, io.NewSectionReader(f, 0, n))
 	}
@@ -228,7 +257,7 @@ func (s *store) keep(id int, n int64) error {
 	if x.file != nil {
 		_ = x.file.Close() // it is opened anew
 	}
-	x.file, x.sum, x.have = f, sum, n
+	x.file, x.sum, x.have, x.more = f, sum, n, more
 	s.notify()
 	return nil
 }
@@ -239,30 +268,56 @@ func (s *store) notify() {
 	s.changed = make(chan struct{})
 }
 
-// append adds bytes to a blob. They must follow those that are there. Calls for
-// one blob never overlap.
+// append adds bytes to a blob. Those that follow what is there count at once,
+// others as soon as what is between them has come. What is there already is left
+// alone. Safe for concurrent use.
 func (s *store) append(id int, off int64, p []byte) error {
 	s.mu.Lock()
 	x := s.slots[id]
-	s.mu.Unlock()
-	if x == nil || x.whole || off != x.have || int64(len(p)) > x.blob.Size-off {
+	if x == nil || off < 0 || off > x.blob.Size || int64(len(p)) > x.blob.Size-off {
+		s.mu.Unlock()
 		return fmt.Errorf("blob %d: %d bytes at %d do not fit", id, len(p), off)
 	}
-	if x.file == nil {
-		if err := s.keep(id, 0); err != nil {
+	fresh := x.file == nil && !x.whole
+	s.mu.Unlock()
+	x.hashing.Lock()
+	defer x.hashing.Unlock()
+	if fresh && x.file == nil {
+		if err := s.keep(id, 0, nil); err != nil {
 			return err
 		}
+	}
+	if end := off + int64(len(p)); x.whole || end <= x.have && end < x.blob.Size {
+		return nil
 	}
 	if _, err := x.file.WriteAt(p, off); err != nil {
 		return err
 	}
-	x.sum.Write(p)
-	if off+int64(len(p)) == x.blob.Size {
+	have := x.have
+	if off <= have {
+		x.sum.Write(p[have-off:])
+		have = off + int64(len(p))
+	}
+	s.mu.Lock()
+	if off > have {
+		x.more = insert(x.more, off, off+int64(len(p)))
+	}
+	next := x.more
+	s.mu.Unlock()
+	for ; len(next) > 0 && next[0].Have <= have; next = next[1:] { // they are read again, for the hash
+		if n := next[0].Size - have; n > 0 {
+			if _, err := io.CopyN(x.sum, io.NewSectionReader(x.file, have, n), n); err != nil {
+				return err
+			}
+			have = next[0].Size
+		}
+	}
+	if have == x.blob.Size {
 		return s.finish(x)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x.have = off + int64(len(p))
+	x.have, x.more = have, next
 	s.notify()
 	return nil
 }
@@ -270,14 +325,14 @@ func (s *store) append(id int, off int64, p []byte) error {
 // finish holds a blob against its digest. One that does not match begins anew.
 func (s *store) finish(x *slot) error {
 	if got := "sha256:" + hex.EncodeToString(x.sum.Sum(nil)); got != x.blob.Digest {
-		return errors.Join(fmt.Errorf("%w: wanted %s, got %s", ErrDigest, x.blob.Digest, got), s.keep(x.blob.ID, 0))
+		return errors.Join(fmt.Errorf("%w: wanted %s, got %s", ErrDigest, x.blob.Digest, got), s.keep(x.blob.ID, 0, nil))
 	}
 	if err := os.Rename(s.partPath(x.blob.Digest), Path(s.root, x.blob.Digest)); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x.have, x.whole, x.sum = x.blob.Size, true, nil
+	x.have, x.more, x.whole, x.sum = x.blob.Size, nil, true, nil
 	s.notify()
 	return nil
 }
@@ -323,15 +378,23 @@ func (s *store) readAt(id int, p []byte, off int64) error {
 	return err
 }
 
-// lacking lists the blobs that are not whole with the bytes that are there, in
-// the order of their numbers, and says how many bytes there are of all.
+// lacking lists what there is not of the blobs that are not whole, in the order
+// of their numbers, and says how many bytes there are of all.
 func (s *store) lacking() (missing []span, have int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.slots {
 		have += x.have
-		if !x.whole {
-			missing = append(missing, span{x.blob.ID, x.have, x.blob.Size})
+		if x.whole {
+			continue
+		}
+		from := x.have
+		for _, p := range x.more {
+			missing = append(missing, span{x.blob.ID, from, p.Have})
+			have, from = have+p.Size-p.Have, p.Size
+		}
+		if from < x.blob.Size || len(x.more) == 0 {
+			missing = append(missing, span{x.blob.ID, from, x.blob.Size})
 		}
 	}
 	sortSpans(missing)

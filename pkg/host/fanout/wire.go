@@ -21,7 +21,7 @@ import (
 
 // Protocol is the version of what relays and operators say to each other. It is
 // part of the keys: two versions never understand each other by accident.
-const Protocol = "1"
+const Protocol = "2"
 
 const (
 	keySize   = 32
@@ -38,7 +38,8 @@ const (
 	kindEnd                   // sender: all was sent; receiver: all is whole
 )
 
-// span is what a receiver lacks of a blob: the bytes from Have to Size.
+// span is what a receiver lacks of a blob, or has of it: the bytes from Have to
+// Size. Of one blob there may be several.
 type span struct {
 	ID   int   `json:"i"`
 	Have int64 `json:"h"`
@@ -46,7 +47,7 @@ type span struct {
 }
 
 func sortSpans(s []span) {
-	slices.SortFunc(s, func(a, b span) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(s, func(a, b span) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Have, b.Have)) })
 }
 
 // stall is how long a link may stand still before it is given up: a host that

@@ -78,7 +78,7 @@ func Dial(ctx context.Context, t Target, o Options) (*Host, error) {
 	if err != nil {
 		return nil, unreachable(t, err)
 	}
-	h := newHost(t, client, closers)
+	h := newHost(t, o, client, closers)
 	go h.keepAlive(o.KeepAlive)
 	if t.User != "root" {
 		if err := h.checkSudo(ctx); err != nil {

@@ -22,6 +22,7 @@ import (
 // most six commands run at once, because sshd allows ten sessions.
 type Host struct {
 	target  Target
+	options Options
 	client  *ssh.Client
 	closers []func() error
 	slots   chan struct{}
@@ -40,8 +41,8 @@ var (
 	_ host.Tunnel  = (*Host)(nil)
 )
 
-func newHost(t Target, c *ssh.Client, closers []func() error) *Host {
-	return &Host{target: t, client: c, closers: closers, slots: make(chan struct{}, 6), closed: make(chan struct{})}
+func newHost(t Target, o Options, c *ssh.Client, closers []func() error) *Host {
+	return &Host{target: t, options: o, client: c, closers: closers, slots: make(chan struct{}, 6), closed: make(chan struct{})}
 }
 
 // Name is the node's name.
@@ -91,6 +92,31 @@ func (h *Host) keepAlive(every time.Duration) {
 			}
 		}()
 	}
+}
+
+// RoundTrip measures how long sshd takes to answer.
+func (h *Host) RoundTrip(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	answered := make(chan error, 1)
+	go func() {
+		_, _, err := h.client.SendRequest("keepalive@openssh.com", true, nil)
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		if err != nil {
+			return 0, h.broken("measure the round trip", err)
+		}
+		return time.Since(start), nil
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+// Another logs in to the same machine once more: a connection of its own, with the
+// same key check. The caller closes it.
+func (h *Host) Another(ctx context.Context) (*Host, error) {
+	return Dial(ctx, h.target, h.options)
 }
 
 // DialContext opens a connection from the machine.

@@ -623,6 +623,30 @@ func TestHost_localeAndPathAreTheSameEverywhere(t *testing.T) {
 	}
 }
 
+func TestHost_logsInOnceMore(t *testing.T) {
+	s := sshtest.Start(t, sshtest.Options{Users: map[string]sshtest.User{"root": {Password: canary}}})
+	h := dial(t, target(s, "root"), options(t))
+	if d, err := h.RoundTrip(t.Context()); err != nil || d <= 0 {
+		t.Errorf("a round trip of %s, %v", d, err)
+	}
+	more, err := h.Another(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Logins() != 2 {
+		t.Errorf("%d logins", s.Logins())
+	}
+	if err := more.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := more.RoundTrip(t.Context()); fault.CodeOf(err) != fault.Unreachable {
+		t.Errorf("a connection that is closed answers: %v", err)
+	}
+	if out, err := h.Run(t.Context(), host.Command("echo", "there")); err != nil || out.Text() != "there" {
+		t.Errorf("the first connection: %q, %v", out.Text(), err)
+	}
+}
+
 func TestHost_moreCommandsThanSessions(t *testing.T) {
 	server := sshtest.Start(t, sshtest.Options{Sessions: 3, Users: map[string]sshtest.User{"root": {Password: canary}}})
 	h := dial(t, target(server, "root"), options(t))

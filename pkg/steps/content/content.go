@@ -31,6 +31,10 @@ type Options struct {
 	Item func(digest string) (fanout.Item, bool)
 	// Relay is the command that runs kocli's relay on a host.
 	Relay []string
+	// Lane is the command that runs a lane on a host, see fanout.Lane, and Line makes
+	// the connections for it. nil where one connection a host is all there is.
+	Lane []string
+	Line func(node string) fanout.Line
 	// Also are folders on the hosts where others keep blobs, see fanout.Relay.
 	Also []string
 	Mode fanout.Mode
@@ -142,7 +146,10 @@ func (p push) Apply(ctx context.Context, _ host.Host) error {
 		if !ok {
 			return fmt.Errorf("%s: its connection carries no tunnels", n.Name)
 		}
-		t := fanout.Target{Host: runner, IP: n.IP, Relay: p.Relay}
+		t := fanout.Target{Host: runner, IP: n.IP, Relay: p.Relay, Lane: p.Lane}
+		if p.Line != nil {
+			t.Line = p.Line(n.Name)
+		}
 		for _, it := range lacking[i] {
 			k, ok := numbers[it.Digest]
 			if !ok {
