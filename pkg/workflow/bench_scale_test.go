@@ -82,7 +82,7 @@ func crowd(b *testing.B, n int) string {
 	seed := joined(map[string]string{
 		"/etc/kubernetes/admin.conf": conf, "/etc/kubernetes/kubelet.conf": conf, "/etc/kubernetes/pki/ca.crt": "CA", "/etc/kubernetes/pki/ca.key": "KEY",
 	})
-	worker := joined(map[string]string{"/etc/kubernetes/kubelet.conf": conf, "/etc/kubernetes/pki/ca.crt": "CA", "/var/lib/kubelet/config.yaml": "x"})
+	worker := joined(map[string]string{"/etc/kubernetes/kubelet.conf": conf, "/etc/kubernetes/pki/ca.crt": "CA", "/var/lib/kubelet/config.yaml": "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"})
 	fresh := joined(map[string]string{})
 	var hosts strings.Builder
 	for i := range n {
@@ -151,7 +151,8 @@ func elsewhere(b *testing.B, n int) Options {
 	}
 	return Options{
 		Home: b.TempDir(), Inventory: inv, Secrets: &config.Secrets{}, Observer: quiet{}, Clock: Clock{Now: time.Now}, Bundle: bundle,
-		SSH: sshhost.Options{Keys: &sshhost.KnownHosts{
+		// All hosts share the processors of this machine, and none of them is dead.
+		SSH: sshhost.Options{Timeout: time.Minute, KeepAlive: time.Minute, Keys: &sshhost.KnownHosts{
 			File: filepath.Join(b.TempDir(), "known_hosts"), Accept: func(string, ssh.PublicKey) bool { return true },
 		}},
 	}
