@@ -50,7 +50,7 @@ test: check ## all of it: check, and the journeys on real hosts
 test-long: test ## test, images into containerd 1.7 and 2.x, and the memory that 4 GiB take
 	scripts/long.sh
 
-bench: ## measures create against a hand-written script
+bench: ## measures kocli against hand-written scripts and its own limits
 	scripts/bench/run.sh
 
 readme: ## fills the READMEs from the last demo, journeys and benchmark

@@ -36,6 +36,9 @@ type Bundle struct {
 
 	end        int64 // where the blobs end
 	signatures []Signature
+
+	mu     sync.Mutex
+	chosen map[Filter][]Item // what Items has returned: hundreds of nodes ask for the same
 }
 
 // blob is where the content of a blob stands.

@@ -1,6 +1,9 @@
 package archive
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Filter chooses items. An empty field chooses all.
 type Filter struct {
@@ -67,15 +70,24 @@ type File struct {
 // SHA256 is the digest in hex alone, as host.File and sha256sum write it.
 func (f File) SHA256() string { return strings.TrimPrefix(f.Digest, "sha256:") }
 
-// Items returns the chosen items in their fixed order.
+// Items returns the chosen items in their fixed order. They are not to be changed.
 func (b *Bundle) Items(f Filter) []Item {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if known, ok := b.chosen[f]; ok {
+		return known
+	}
 	var out []Item
 	for i := range b.manifest.Items {
 		if it := &b.manifest.Items[i]; f.match(it) {
 			out = append(out, *it)
 		}
 	}
-	return out
+	if b.chosen == nil {
+		b.chosen = map[Filter][]Item{}
+	}
+	b.chosen[f] = slices.Clip(out)
+	return b.chosen[f]
 }
 
 // Images returns the chosen images, sorted by reference.

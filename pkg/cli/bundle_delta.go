@@ -2,13 +2,12 @@ package cli
 
 import (
 	"errors"
-	"math"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kocli/kocli/pkg/archive/delta"
 	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/internal/lean"
 	"github.com/kocli/kocli/pkg/ui"
 )
 
@@ -37,16 +36,6 @@ func (d *deltaFlags) check(cmd *cobra.Command) error {
 // behind.
 const leanMemory = 96 << 20
 
-// lean keeps the process small until the returned function is called. GOMEMLIMIT
-// has the last word.
-func lean() (end func()) {
-	before := debug.SetMemoryLimit(-1)
-	if before == math.MaxInt64 {
-		debug.SetMemoryLimit(leanMemory)
-	}
-	return func() { debug.SetMemoryLimit(before) }
-}
-
 func (a *app) bundleDeltaCommand() *cobra.Command {
 	var d deltaFlags
 	cmd := &cobra.Command{
@@ -61,7 +50,7 @@ is the same, byte for byte, with its signatures.`,
 			if err := d.check(cmd); err != nil {
 				return err
 			}
-			defer lean()()
+			defer lean.Within(leanMemory)()
 			show := a.ui()
 			defer show.Close()
 			r, err := delta.Make(cmd.Context(), delta.Options{
@@ -97,7 +86,7 @@ names. With a base that lacks something, it says what, and ends with exit code 6
 			if err := d.check(cmd); err != nil {
 				return err
 			}
-			defer lean()()
+			defer lean.Within(leanMemory)()
 			show := a.ui()
 			defer show.Close()
 			made, err := delta.Apply(cmd.Context(), delta.Options{

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -62,7 +63,7 @@ Typed again after a failure it goes on.`,
 				return usage(cmd, err)
 			}
 			return a.changeNodes(cmd, c, func(raw []byte, now *v1alpha1.Cluster) ([]byte, error) {
-				if was := hostOf(now, h.Name); was != nil && was.Address == h.Address {
+				if was := hostOf(now, h.Name); was != nil && was.Address == h.Address && slices.Equal(was.Roles, h.Roles) {
 					return raw, nil // an earlier run came as far as that
 				}
 				return config.AddHost(raw, h)

@@ -36,15 +36,24 @@ type Batch struct {
 	wait  time.Duration
 
 	mu      sync.Mutex
-	pending []*question
+	pending []pending
+	done    chan struct{} // of those that are pending; one for all, for they are answered together
 	known   map[string]*question
 }
 
+// question is what is remembered of each: with hundreds of hosts, there are tens
+// of thousands.
 type question struct {
-	cmd  Cmd
-	done chan struct{}
+	done <-chan struct{} // closed when the rest is there
 	res  Result
 	err  error
+}
+
+// pending is a question that has not been asked yet.
+type pending struct {
+	key string
+	cmd Cmd
+	*question
 }
 
 // NewBatch wraps a machine. It waits until none has joined for wait; zero means 20 ms.
@@ -108,12 +117,13 @@ func (b *Batch) ask(ctx context.Context, c Cmd) (Output, error) {
 	b.mu.Lock()
 	q, ok := b.known[key]
 	if !ok {
-		q = &question{cmd: c, done: make(chan struct{})}
-		b.known[key] = q
-		b.pending = append(b.pending, q)
-		if len(b.pending) == 1 {
+		if len(b.pending) == 0 {
+			b.done = make(chan struct{})
 			go b.flush(context.WithoutCancel(ctx))
 		}
+		q = &question{done: b.done}
+		b.known[key] = q
+		b.pending = append(b.pending, pending{key, c, q})
 	}
 	b.mu.Unlock()
 	select {
@@ -136,7 +146,7 @@ const batchTimeout = 2 * time.Minute
 
 // collect waits until no further question has come for a while, on a busy
 // machine for a few such whiles, and takes them all.
-func (b *Batch) collect() []*question {
+func (b *Batch) collect() ([]pending, chan struct{}) {
 	seen := 0
 	for range 5 {
 		time.Sleep(b.wait)
@@ -152,11 +162,11 @@ func (b *Batch) collect() []*question {
 	defer b.mu.Unlock()
 	qs := b.pending
 	b.pending = nil
-	return qs
+	return qs, b.done
 }
 
 func (b *Batch) flush(ctx context.Context) {
-	qs := b.collect()
+	qs, done := b.collect()
 	cmds := make([]Cmd, len(qs))
 	for i, q := range qs {
 		cmds[i] = q.cmd
@@ -170,11 +180,11 @@ func (b *Batch) flush(ctx context.Context) {
 		if q.err = err; err == nil {
 			q.res = res[i]
 		}
-		if key := questionKey(q.cmd); b.known[key] == q && (err != nil || q.res.Err != nil) {
-			delete(b.known, key) // a lost connection is no answer, nor is a time-out
+		if b.known[q.key] == q.question && (err != nil || q.res.Err != nil || q.cmd.Once) {
+			delete(b.known, q.key) // a lost connection is no answer, nor is a time-out
 		}
-		close(q.done)
 	}
+	close(done)
 }
 
 // StatCommand is the question that ParseStat reads the answer of.

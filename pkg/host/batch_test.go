@@ -105,6 +105,21 @@ func TestBatch_doesNotRememberALostConnection(t *testing.T) {
 }
 
 // A question that is asked after Forget may travel with older ones.
+func TestBatch_doesNotRememberWhatIsAskedOnce(t *testing.T) {
+	inner := &batcher{}
+	b := host.NewBatch("n", inner, time.Millisecond)
+	for _, x := range []struct {
+		once bool
+		want int // round trips so far
+	}{{true, 1}, {true, 2}, {false, 3}, {false, 3}, {true, 3}} {
+		c := host.Command("cat", "--", "/proc/config.gz")
+		c.Once = x.once
+		if _, err := b.Query(t.Context(), c); err != nil || inner.count() != x.want {
+			t.Errorf("%d round trips, want %d: %v", inner.count(), x.want, err)
+		}
+	}
+}
+
 func TestBatch_doesNotRememberALostConnectionAcrossForget(t *testing.T) {
 	inner := &batcher{answer: func(round int, cmds []host.Cmd) ([]host.Result, error) {
 		if round == 1 {

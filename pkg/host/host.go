@@ -26,6 +26,7 @@ type Cmd struct {
 	Stdout  io.Writer     // takes what is printed as it comes; nil means Output.Stdout
 	Secrets []string      // values to mask wherever the command or its output is shown
 	Timeout time.Duration // zero means: as long as ctx allows
+	Once    bool          // nobody will ask it again: a Batch need not remember the answer
 }
 
 // Command returns a command that runs as root, which nearly all do.

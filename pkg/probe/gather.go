@@ -36,7 +36,8 @@ type gatherer struct {
 func (g gatherer) all(ctx context.Context) error {
 	f := g.f
 	sysctls := make([]string, len(sysctlNames()))
-	var tcp, tcp6, sockets, config, lsmod, onDisk string
+	var tcp, sockets, lsmod, onDisk string
+	var built map[string]bool
 	group, asking := errgroup.WithContext(ctx)
 	file := func(path string, use func(string)) {
 		group.Go(func() error {
@@ -64,14 +65,18 @@ func (g gatherer) all(ctx context.Context) error {
 	file("/etc/machine-id", func(s string) { f.MachineID = strings.TrimSpace(s) })
 	file("/sys/class/dmi/id/product_uuid", func(s string) { f.ProductUUID = strings.ToLower(strings.TrimSpace(s)) })
 	command(func(s string) { f.Resolved = parseGetent(s) }, "getent", "ahostsv4", g.reader.Name())
-	file("/proc/net/tcp", to(&tcp))
-	file("/proc/net/tcp6", to(&tcp6))
+	command(to(&tcp), "grep", "-hsF", "--", " "+listening+" ", "/proc/net/tcp", "/proc/net/tcp6") // a busy host has connections by the ten thousand
 	command(to(&sockets), "ss", "-Hltnp")
 	for i, name := range sysctlNames() {
 		file("/proc/sys/"+strings.ReplaceAll(name, ".", "/"), func(s string) { sysctls[i] = strings.TrimSpace(s) })
 	}
 	file("/proc/modules", to(&lsmod))
-	file("/proc/config.gz", func(s string) { config = gunzip(s) })
+	group.Go(func() error {
+		c := host.Command("cat", "--", "/proc/config.gz")
+		c.Once = true // it is the largest answer of all
+		out, err := g.reader.Query(asking, c)
+		return take(string(out.Stdout), err, func(s string) { built = builtIn(s) })
+	})
 	command(to(&onDisk), findModules()...)
 	command(func(s string) { g.present(strings.Fields(s)) }, append([]string{"stat", "-L", "-c", "%n", "--"}, lookedFor()...)...)
 	command(func(s string) { f.Kubernetes = strings.Fields(s) },
@@ -93,8 +98,8 @@ func (g gatherer) all(ctx context.Context) error {
 			f.Sysctls[name] = sysctls[i]
 		}
 	}
-	f.Listening = parseListeners(tcp+"\n"+tcp6, sockets)
-	return g.modules(ctx, lsmod, config, onDisk)
+	f.Listening = parseListeners(tcp, sockets)
+	return g.modules(ctx, lsmod, built, onDisk)
 }
 
 // take passes what was printed on, also from a command that failed in part,

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bufio"
 	"compress/gzip"
 	"context"
 	"io"
@@ -33,7 +34,7 @@ func findModules() []string {
 
 // modules decides the state of every needed module, and asks once more only
 // where it could be built into a kernel that does not show its configuration.
-func (g gatherer) modules(ctx context.Context, lsmod, config, onDisk string) error {
+func (g gatherer) modules(ctx context.Context, lsmod string, built map[string]bool, onDisk string) error {
 	loaded := map[string]bool{}
 	for _, f := range lines(lsmod) {
 		loaded[f[0]] = true
@@ -49,11 +50,11 @@ func (g gatherer) modules(ctx context.Context, lsmod, config, onDisk string) err
 	open := false
 	for _, m := range NeededModules() {
 		switch {
-		case loaded[m], strings.Contains(config, "\n"+kernelOption(m)+"=y\n"):
+		case loaded[m], built[m]:
 			g.f.Modules[m] = ModuleLoaded
 		case found[m]:
 			g.f.Modules[m] = ModuleOnDisk
-		case config != "":
+		case built != nil:
 			g.f.Modules[m] = ModuleMissing
 		default:
 			open = true
@@ -76,14 +77,26 @@ func (g gatherer) modules(ctx context.Context, lsmod, config, onDisk string) err
 	})
 }
 
-func gunzip(s string) string {
-	z, err := gzip.NewReader(strings.NewReader(s))
+// builtIn reads a compressed kernel configuration: the needed modules that are
+// part of the kernel. It is nil where there is no configuration.
+func builtIn(compressed string) map[string]bool {
+	z, err := gzip.NewReader(strings.NewReader(compressed))
 	if err != nil {
-		return ""
+		return nil
 	}
-	data, err := io.ReadAll(io.LimitReader(z, maxKernelConfig))
-	if err != nil {
-		return ""
+	modules := map[string]string{}
+	for _, m := range NeededModules() {
+		modules[kernelOption(m)+"=y"] = m
 	}
-	return string(data)
+	out := map[string]bool{}
+	lines := bufio.NewScanner(io.LimitReader(z, maxKernelConfig))
+	for lines.Scan() {
+		if m, ok := modules[string(lines.Bytes())]; ok {
+			out[m] = true
+		}
+	}
+	if lines.Err() != nil {
+		return nil
+	}
+	return out
 }

@@ -151,6 +151,9 @@ func compareClocks(s string, before, after time.Time) Clock {
 	return c
 }
 
+// listening is the state of a listener in /proc/net/tcp.
+const listening = "0A"
+
 // parseListeners reads /proc/net/tcp and tcp6, with the names of programs from
 // ss -Hltnp where it is there.
 func parseListeners(proc, ss string) []Listener {
@@ -165,11 +168,10 @@ func parseListeners(proc, ss string) []Listener {
 			names[port] = m[1]
 		}
 	}
-	const listen = "0A"
 	seen := map[int]bool{}
 	var out []Listener
 	for _, f := range lines(proc) {
-		if len(f) < 4 || f[3] != listen {
+		if len(f) < 4 || f[3] != listening {
 			continue
 		}
 		_, hexPort, _ := strings.Cut(f[1], ":")

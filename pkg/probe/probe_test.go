@@ -1,6 +1,8 @@
 package probe_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io/fs"
@@ -78,8 +80,6 @@ func TestGather_readsAHost(t *testing.T) {
 			"/proc/sys/net/ipv4/ip_forward":    "1\n",
 			"/etc/machine-id":                  "abc\n",
 			"/sys/class/dmi/id/product_uuid":   "ABCD-1\n",
-			"/proc/net/tcp":                    "  sl  local_address rem_address   st\n   0: 00000000:192B 00000000:0000 0A 0:0\n   1: 0100007F:1F90 00000000:0000 01 0:0\n",
-			"/proc/net/tcp6":                   "  sl  local_address rem_address st\n   0: 00000000000000000000000000000000:280A 0:0 0A 0:0\n",
 			"/proc/modules":                    "overlay 151552 5 - Live 0x0\n",
 			"/lib/modules/6.1/modules.builtin": "kernel/net/vxlan/vxlan.ko\n",
 			"/etc/resolv.conf":                 "# x\nnameserver 127.0.0.53\nsearch a\n",
@@ -90,8 +90,10 @@ func TestGather_readsAHost(t *testing.T) {
 		},
 		commands: map[string]string{
 			"id": "0\n", "uname": "6.1 aarch64\n", "nproc": "4\n",
-			"df":        "Filesystem 1-blocks Used Available Capacity Mounted on\n/dev/sda1 100 60 40 60% /\n/dev/sda1 100 60 40 60% /\n/dev/sdb 900 100 800 12% /var/lib/etcd\n",
-			"date":      "1700000301.500000000 x\n",
+			"df":   "Filesystem 1-blocks Used Available Capacity Mounted on\n/dev/sda1 100 60 40 60% /\n/dev/sda1 100 60 40 60% /\n/dev/sdb 900 100 800 12% /var/lib/etcd\n",
+			"date": "1700000301.500000000 x\n",
+			"grep": "   0: 00000000:192B 00000000:0000 0A 0:0\n   1: 0100007F:1F90 00000000:0000 01 00000000:0 0A \n" +
+				"   0: 00000000000000000000000000000000:280A 0:0 0A 0:0\n",
 			"getent":    "10.0.0.5 STREAM node-1\n10.0.0.5 DGRAM\n",
 			"ss":        "LISTEN 0 4096 *:10250 *:* users:((\"kubelet\",pid=1,fd=3))\n",
 			"find":      "/lib/modules/6.1/kernel/net/netfilter/nf_tables.ko.xz\n/lib/modules/5.10/kernel/net/bridge/br_netfilter.ko\n",
@@ -126,6 +128,25 @@ func TestGather_readsAHost(t *testing.T) {
 	}
 	if !f.Services["firewalld"] || f.Services["kubelet"] {
 		t.Errorf("services: %v", f.Services)
+	}
+}
+
+// A kernel that shows its configuration says what is part of it.
+func TestGather_readsTheKernelsConfiguration(t *testing.T) {
+	var config bytes.Buffer
+	z := gzip.NewWriter(&config)
+	_, err := z.Write([]byte("# Linux\nCONFIG_OVERLAY_FS=y\nCONFIG_VXLAN=m\n# CONFIG_IP_VS is not set\nCONFIG_NF_TABLES=y\nCONFIG_NF_TABLES_INET=y\n"))
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{commands: map[string]string{"uname": "6.1 x86_64\n", "cat": config.String(), "find": "/lib/modules/6.1/kernel/net/vxlan.ko\n"}}
+	f, err := probe.Gather(t.Context(), m, clock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]probe.Module{"overlay": probe.ModuleLoaded, "br_netfilter": probe.ModuleMissing, "nf_tables": probe.ModuleLoaded, "vxlan": probe.ModuleOnDisk, "ip_vs": probe.ModuleMissing}
+	if !reflect.DeepEqual(f.Modules, want) {
+		t.Errorf("%v, want %v", f.Modules, want)
 	}
 }
 

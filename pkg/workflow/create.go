@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
@@ -109,7 +110,7 @@ func (c *Cluster) CreatePhases() ([]plan.Phase, error) {
 	if !c.pushes() {
 		return phases, nil
 	}
-	push, err := c.contentPhase(fanout.Auto, c.pushed)
+	push, err := c.contentPhase(phases, fanout.Auto, c.pushed)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 		joinsAfter = append(joinsAfter, "loadbalancer")
 	}
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
-		return func(name string) ([]plan.Step, error) {
+		return once(func(name string) ([]plan.Step, error) {
 			n, ok := inv.Node(name)
 			if !ok && name == c.Seed.Name {
 				n, ok = c.Seed, true // it leaves when others have joined
@@ -143,7 +144,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 				return nil, fmt.Errorf("no host is called %s", name)
 			}
 			return f(n)
-		}
+		})
 	}
 	return []plan.Phase{
 		// Workers can join only when init is done. What they are sent meanwhile need
@@ -227,6 +228,25 @@ func (c *Cluster) etcdClients() []string {
 		return nil
 	}
 	return inventory.Names(c.Inventory.ControlPlanes())
+}
+
+// once remembers what f returned for each node: the phase that brings content and
+// those that install it have the same steps.
+func once(f func(string) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
+	var mu sync.Mutex
+	made := map[string][]plan.Step{}
+	return func(node string) ([]plan.Step, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if steps, ok := made[node]; ok {
+			return steps, nil
+		}
+		steps, err := f(node)
+		if err == nil {
+			made[node] = steps
+		}
+		return steps, err
+	}
 }
 
 func (c *Cluster) endpoint(n inventory.Node) endpoint.Options {

@@ -40,6 +40,7 @@ type lab struct {
 	inv     *inventory.Inventory
 	cluster *workflow.Cluster
 	api     *kubetest.Cluster
+	wire    *hosttest.Wire // counts what is written to the API
 	hosts   map[string]*hosttest.Machine
 
 	mu    sync.Mutex
@@ -47,7 +48,7 @@ type lab struct {
 }
 
 // newLab makes fresh hosts for an example.
-func newLab(t *testing.T, example string) *lab {
+func newLab(t testing.TB, example string) *lab {
 	t.Helper()
 	c, err := config.Load(example)
 	if err != nil {
@@ -62,7 +63,8 @@ func newLab(t *testing.T, example string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
-	l := &lab{inv: inv, hosts: map[string]*hosttest.Machine{}, api: kubetest.NewCluster(&hosttest.Wire{})}
+	l := &lab{inv: inv, hosts: map[string]*hosttest.Machine{}, wire: &hosttest.Wire{}}
+	l.api = kubetest.NewCluster(l.wire)
 	t.Cleanup(l.api.Close)
 	facts := map[string]probe.Facts{}
 	for _, n := range inv.Nodes {
@@ -131,7 +133,7 @@ func (l *lab) Dial(_ context.Context, node string) (host.Host, error) {
 	return ledger.Wrap(l.hosts[node]), nil
 }
 
-func (l *lab) compile(t *testing.T, o plan.Options) *plan.Plan {
+func (l *lab) compile(t testing.TB, o plan.Options) *plan.Plan {
 	t.Helper()
 	phases, err := l.cluster.CreatePhases()
 	if err != nil {
@@ -144,7 +146,7 @@ func (l *lab) compile(t *testing.T, o plan.Options) *plan.Plan {
 	return p
 }
 
-func (l *lab) create(t *testing.T, o plan.Options) {
+func (l *lab) create(t testing.TB, o plan.Options) {
 	t.Helper()
 	if _, err := l.compile(t, o).Execute(t.Context(), l, nil); err != nil {
 		t.Fatal(err)

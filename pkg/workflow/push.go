@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/kocli/kocli/pkg/fault"
@@ -71,32 +72,29 @@ func installing() []string { return []string{"os", "runtime", "kubernetes", "ima
 // pushPhases are those of create up to where content is on the hosts.
 func (c *Cluster) pushPhases(mode fanout.Mode, done func(fanout.Report)) ([]plan.Phase, error) {
 	var agent []plan.Phase
-	for _, ph := range c.installPhases() {
+	all := c.installPhases()
+	for _, ph := range all {
 		if ph.Name == "agent" {
 			ph.HeadStart = nil
 			agent = append(agent, ph)
 		}
 	}
-	phase, err := c.contentPhase(mode, done)
+	phase, err := c.contentPhase(all, mode, done)
 	return append(agent, phase), err
 }
 
-// contentPhase sends all that the installing phases will need.
-func (c *Cluster) contentPhase(mode fanout.Mode, done func(fanout.Report)) (plan.Phase, error) {
+// contentPhase sends all that the installing ones of all phases will need.
+func (c *Cluster) contentPhase(all []plan.Phase, mode fanout.Mode, done func(fanout.Report)) (plan.Phase, error) {
 	var nodes []content.Node
+	phases := slices.DeleteFunc(slices.Clone(all), func(ph plan.Phase) bool { return !slices.Contains(installing(), ph.Name) })
 	for _, n := range c.Inventory.Nodes {
 		cn := content.Node{Name: n.Name, IP: n.IP}
-		for _, ph := range c.installPhases() {
-			for _, name := range installing() {
-				if ph.Name != name {
-					continue
-				}
-				steps, err := ph.Steps(n.Name)
-				if err != nil {
-					return plan.Phase{}, err
-				}
-				cn.Steps = append(cn.Steps, steps...)
+		for _, ph := range phases {
+			steps, err := ph.Steps(n.Name)
+			if err != nil {
+				return plan.Phase{}, err
 			}
+			cn.Steps = append(cn.Steps, steps...)
 		}
 		nodes = append(nodes, cn)
 	}

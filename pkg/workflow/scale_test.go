@@ -31,10 +31,10 @@ spec:
 ` + hosts
 }
 
-func remembered(t *testing.T, spec string, leaving ...state.Leaver) *Session {
+func remembered(t *testing.T, spec string) *Session {
 	t.Helper()
 	s := session(t, machines{})
-	if err := s.dir.Save(&state.Record{Spec: spec, Leaving: leaving}); err != nil {
+	if err := s.dir.Save(&state.Record{Spec: spec}); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -183,7 +183,7 @@ func TestScaling_aHostThatLeavesAndCannotBeReached(t *testing.T) {
 func TestFacts_aHostThatMayBeGone(t *testing.T) {
 	s := remembered(t, applied(""))
 	_, err := s.Facts(t.Context())
-	for _, e := range err.(interface{ Unwrap() []error }).Unwrap() { //nolint:errorlint // joined by Facts
+	for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
 		hint := fault.HintOf(e)
 		if was := fault.NodeOf(e) != "worker-1"; was != strings.Contains(hint, "kocli node remove "+fault.NodeOf(e)+" --dead") || fault.CodeOf(e) != fault.Unreachable {
 			t.Errorf("%v; %q", e, hint)

@@ -22,6 +22,7 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/sshhost"
+	"github.com/kocli/kocli/pkg/internal/lean"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/payload"
@@ -107,10 +108,29 @@ func Open(ctx context.Context, o Options, writes bool) (*Session, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
+	if n := len(o.Inventory.Nodes); n >= crowded {
+		limit := crowdMemory + int64(n)*hostMemory
+		if writes {
+			limit += contentMemory
+		}
+		end := lean.Within(limit)
+		s.closers = append(s.closers, func() error { end(); return nil })
+	}
 	s.hosts = NewHosts(o.Inventory, o.Secrets, o.SSH, o.Clock.Now, o.Observer.Command)
 	s.closers = append(s.closers, s.hosts.Close)
 	return s, nil
 }
+
+// From crowded hosts on, a run keeps its memory to crowdMemory and hostMemory a
+// host, in bytes, and contentMemory for what is on its way to them: what so many
+// answers leave behind is collected earlier. A host needs about two thirds of its
+// share.
+const (
+	crowded       = 100
+	crowdMemory   = 80 << 20
+	contentMemory = 160 << 20
+	hostMemory    = 192 << 10
+)
 
 // begin takes the lock and opens the run's log.
 func (s *Session) begin(ctx context.Context) error {

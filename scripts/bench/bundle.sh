@@ -30,7 +30,7 @@ bench_build() {
 	local i mirror
 	mirror=$("$repo/scripts/upstream/serve.sh" start | tail -1)
 	rm -rf "$work/all" "$work/build" && mkdir -p "$work/all" "$work/build"
-	"$repo/bin/payload" "$bundle" control-plane "$work/all"
+	"$repo/bin/payload" "$bundle" control-plane "$work/all" ''
 	: >"$work/first" >"$work/second" >"$work/warm" >"$work/tar"
 	for i in $(seq "$rounds"); do
 		rm -rf "$work/build/cache" "$work/build"/*.lock

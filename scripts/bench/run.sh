@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # Benchmarks, each against its baseline in the same run. Prints one line a
 # figure, `bench AREA.NAME VALUE UNIT bar=BAR`, and writes them to a JSON file.
-# ONLY=regex runs those that match; ROUNDS sets the rounds of create (default 3).
+# ONLY=regex runs those that match (ONLY='^create$' create alone): build.binary,
+# create.facts-of-100-hosts, scale.plan-of-500-hosts, scale.add-worker, verify,
+# build.bundle, bundle.rss, delta, import, create, ha.create, push.full, push.shaped,
+# push.bytes-out.16. ROUNDS sets the rounds of those with a baseline (default 3).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/../common.sh"
 # shellcheck source=scripts/bench/push.sh
 . "$(dirname "$0")/push.sh"
+# shellcheck source=scripts/bench/ha.sh
+. "$(dirname "$0")/ha.sh"
 # shellcheck source=scripts/bench/bundle.sh
 . "$(dirname "$0")/bundle.sh"
 # shellcheck source=scripts/bench/import.sh
@@ -31,25 +36,33 @@ now() { date +%s.%N; }
 # field FILE NAME: a number out of the last line of -o json
 field() { tail -1 "$1" | grep -o "\"$2\":[0-9]*" | head -1 | cut -d: -f2; }
 
-fresh() { "$lab" down bench >/dev/null 2>&1; "$lab" up bench --hosts 3 >/dev/null 2>&1; eval "$("$lab" env bench)"
+# fresh [HOSTS] starts new hosts, and writes a cluster YAML for them.
+fresh() { "$lab" down bench >/dev/null 2>&1; "$lab" up bench --hosts "${1:-3}" >/dev/null 2>&1; eval "$("$lab" env bench)"
 	export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_ADDRESSES
 	rm -rf "$work/home"; mkdir -p "$work/home"; cp "$KOCLI_LAB_KNOWN_HOSTS" "$work/home/known_hosts"; cluster_yaml bench root >"$work/cluster.yaml"; }
 create() { /usr/bin/time -f '%M' -o "$work/rss" "$kocli" create -f "$work/cluster.yaml" --home "$work/home" --bundle "$bundle" -o json >"$work/out" 2>"$work/err" || { cat "$work/err" "$work/out" >&2; exit 1; }; }
 
+# by_hand DIR makes the cluster of the lab with the baseline's commands.
+by_hand() { "$repo/scripts/bench/baseline.sh" "$1" >"$work/baseline.log" 2>&1 || { cat "$work/baseline.log" >&2; exit 1; }; }
+# network_yaml prints the objects of the pod network, for who applies them by hand.
+network_yaml() {
+	"$lab" exec bench host1 -- sh -c 'for k in ns/kube-flannel -n\ kube-flannel\ sa/flannel clusterrole/flannel clusterrolebinding/flannel -n\ kube-flannel\ cm/flannel -n\ kube-flannel\ ds/flannel; do kubectl --kubeconfig /etc/kubernetes/admin.conf get $k -o json | grep -vE "\"(uid|resourceVersion|creationTimestamp)\"" ; done' |
+		awk '/^{/{print "---"} {print}'
+}
+
 bench_create() {
 	local i s a b
-	"$repo/bin/payload" "$bundle" control-plane "$work/payload/control-plane"
-	"$repo/bin/payload" "$bundle" worker "$work/payload/worker"
+	"$repo/bin/payload" "$bundle" control-plane "$work/payload/control-plane" none
+	"$repo/bin/payload" "$bundle" worker "$work/payload/worker" none
 	: >"$work/ratios"; : >"$work/ours"; : >"$work/theirs"
 	for i in $(seq "$rounds"); do
 		fresh
 		s=$(now); create; a=$(now)
 		awk -v a="$a" -v s="$s" 'BEGIN{print a-s}' >>"$work/ours"
-		[ -s "$work/payload/flannel.yaml" ] || "$lab" exec bench host1 -- sh -c 'for k in ns/kube-flannel -n\ kube-flannel\ sa/flannel clusterrole/flannel clusterrolebinding/flannel -n\ kube-flannel\ cm/flannel -n\ kube-flannel\ ds/flannel; do kubectl --kubeconfig /etc/kubernetes/admin.conf get $k -o json | grep -vE "\"(uid|resourceVersion|creationTimestamp)\"" ; done' |
-			awk '/^{/{print "---"} {print}' >"$work/payload/flannel.yaml"
+		[ -s "$work/payload/flannel.yaml" ] || network_yaml >"$work/payload/flannel.yaml"
 		if [ "$i" = 1 ]; then bench_converged; fi
 		fresh
-		s=$(now); "$repo/scripts/bench/baseline.sh" "$work/payload" >"$work/baseline.log" 2>&1 || { cat "$work/baseline.log" >&2; exit 1; }; b=$(now)
+		s=$(now); by_hand "$work/payload"; b=$(now)
 		awk -v a="$b" -v s="$s" 'BEGIN{print a-s}' >>"$work/theirs"
 		paste "$work/ours" "$work/theirs" | awk '{print $1/$2}' >"$work/ratios"
 		echo "round $i: kocli $(tail -1 "$work/ours") s, by hand $(tail -1 "$work/theirs") s" >&2
@@ -67,6 +80,9 @@ bench_converged() {
 	bench push.unchanged "$(grep -o '"bytesSent":[0-9]*' "$work/out" | tail -3 | cut -d: -f2 | sort -n | tail -1)" bytes-per-host 102400
 }
 
+# metric FILE UNIT: a figure of a Go benchmark
+metric() { awk -v unit="$2" '/^Benchmark/{for (i = 2; i <= NF; i++) if ($i == unit) print $(i-1)}' "$1"; }
+
 bench_hosts() {
 	local v
 	v=$(cd "$repo" && go test -run '^$' -bench '^BenchmarkFactsOf100Hosts$' -benchtime 3x ./pkg/workflow | awk '/^BenchmarkFactsOf100Hosts/{print $3/1e9}')
@@ -74,10 +90,27 @@ bench_hosts() {
 }
 
 bench_plan() {
-	# One more host for 500, SSH and API faked in the same process.
-	v=$(cd "$repo" && go test -run '^$' -bench '^BenchmarkPlanOf500Hosts$' -benchtime 3x ./pkg/workflow | awk '/^BenchmarkPlanOf500Hosts/{print $3/1e9, $5}')
-	bench scale.plan-of-500-hosts "${v% *}" s 10
-	bench scale.plan-of-500-hosts.memory "${v#* }" MiB 300
+	# One more host for 500; SSH servers and API are in another process. Each plan is a
+	# process of its own, as it is for who types it.
+	local out=$work/plan.out i
+	(cd "$repo" && go test -c -o "$work/workflow.test" ./pkg/workflow)
+	for i in $(seq "$rounds"); do
+		(cd "$repo/pkg/workflow" && "$work/workflow.test" -test.run '^$' -test.bench '^BenchmarkPlanOf500Hosts$' -test.benchtime 1x) >"$out.$i"
+	done
+	cat "$out".* >"$out"
+	bench scale.plan-of-500-hosts "$(metric "$out" ns/op | median | awk '{print $1/1e9}')" s 10
+	bench scale.plan-of-500-hosts.cpu "$(metric "$out" cpu-s/op | median)" s 10
+	bench scale.plan-of-500-hosts.memory "$(metric "$out" MiB-peak | sort -n | tail -1)" MiB 300
+}
+
+bench_add_worker() {
+	local out=$work/add.out n
+	(cd "$repo" && go test -run '^$' -bench '^BenchmarkAddWorker$' -benchtime 1x ./pkg/workflow) >"$out"
+	for n in 5 100; do
+		grep "to-$n-nodes" "$out" >"$out.$n"
+		bench "scale.add-worker.writes-on-existing.$n-nodes" "$(metric "$out.$n" writes-on-existing)" writes 0
+		bench "scale.add-worker.api-writes.$n-nodes" "$(metric "$out.$n" api-writes)" writes none
+	done
 }
 
 # A round trip of 50 ms, made by a proxy in the same process: several connections
@@ -96,6 +129,7 @@ if wanted build.binary; then bench build.binary "$(stat -c %s "$kocli" | awk '{p
 if wanted create.facts-of-100-hosts; then bench_hosts; fi
 if wanted push.long-round-trip; then bench_push_far; fi
 if wanted scale.plan-of-500-hosts; then bench_plan; fi
+if wanted scale.add-worker; then bench_add_worker; fi
 bundle_build "$bundle" >&2
 if wanted verify; then bench_verify; fi
 if wanted build.bundle; then bench_build; fi
@@ -103,6 +137,7 @@ if wanted bundle.rss; then bench_memory; fi
 if wanted delta; then bench_deltas; fi
 if wanted import; then bench_import; fi
 if wanted create; then bench_create; fi
+if wanted ha.create; then bench_ha_create; fi
 if wanted push.full; then bench_push_full; fi
 if wanted push.shaped; then bench_push_shaped; fi
 if wanted push.bytes-out.16; then bench_push_many; fi

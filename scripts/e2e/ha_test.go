@@ -310,6 +310,22 @@ func plane(t *testing.T) string {
 	return ""
 }
 
+// spare is a host that the YAML does not name.
+func spare(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile(yaml(t, "vip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := haHosts; i > 0; i-- {
+		if !strings.Contains(string(text), fmt.Sprintf("name: host%d,", i)) {
+			return i
+		}
+	}
+	t.Fatal("every host is in the YAML")
+	return 0
+}
+
 func Test22_budgetsAreObeyed(t *testing.T) {
 	cp := plane(t)
 	sh(t, cp, "cat >/tmp/web.yaml <<'END'\n"+web+"END")
@@ -397,39 +413,41 @@ func Test23_theFirstControlPlaneIsReplacedAlive(t *testing.T) {
 func Test24_cutAndKilledInTheMiddle(t *testing.T) {
 	cp := plane(t)
 	planes := len(members(t, cp))
+	i := spare(t)
+	fresh := fmt.Sprintf("host%d", i)
 	// A control plane loses its cable while it joins.
-	args := []string{"node", "add", "host4", "--address", hostAddress(t, 4), "--role", "control-plane"}
+	args := []string{"node", "add", fresh, "--address", hostAddress(t, i), "--role", "control-plane"}
 	cut := false
 	signalAt(t, "vip", syscall.SIGCONT, func(e event) bool {
 		if e.Kind != "step-started" || e.Step != "controlplane/join" {
 			return false
 		}
 		time.Sleep(6 * time.Second)
-		lab(t, "cut", "e2e", "host4")
+		lab(t, "cut", "e2e", fresh)
 		cut = true
 		return true
 	}, args...)
 	if !cut {
 		t.Fatal("it never joined")
 	}
-	lab(t, "mend", "e2e", "host4")
+	lab(t, "mend", "e2e", fresh)
 	r := want(t, 0, "vip", args...)
 	figure(t, "join.after-a-cut.seconds", r.took.Seconds())
-	if got := members(t, cp); len(got) != planes+1 || !slices.Contains(got, "host4") {
+	if got := members(t, cp); len(got) != planes+1 || !slices.Contains(got, fresh) {
 		t.Errorf("members: %v", got)
 	}
 	// kocli dies while a member is taken out.
-	signalAt(t, "vip", syscall.SIGKILL, func(e event) bool { return e.Kind == "step-started" && e.Step == "leave/etcd-host4" }, "node", "remove", "host4", "--yes")
-	r = want(t, 0, "vip", "node", "remove", "host4", "--yes")
+	signalAt(t, "vip", syscall.SIGKILL, func(e event) bool { return e.Kind == "step-started" && e.Step == "leave/etcd-"+fresh }, "node", "remove", fresh, "--yes")
+	r = want(t, 0, "vip", "node", "remove", fresh, "--yes")
 	figure(t, "remove.after-a-kill.seconds", r.took.Seconds())
-	if got := members(t, cp); len(got) != planes || slices.Contains(got, "host4") {
+	if got := members(t, cp); len(got) != planes || slices.Contains(got, fresh) {
 		t.Errorf("members: %v", got)
 	}
-	if got := kubectlAt(t, cp, "get node host4 --ignore-not-found"); got != "" {
-		t.Errorf("host4 is still a node: %s", got)
+	if got := kubectlAt(t, cp, "get node "+fresh+" --ignore-not-found"); got != "" {
+		t.Errorf("%s is still a node: %s", fresh, got)
 	}
-	if now := sh(t, "host4", inventory); now != before["host4"] {
-		t.Errorf("host4 is not what it was:\n%s", difference(before["host4"], now))
+	if now := sh(t, fresh, inventory); now != before[fresh] {
+		t.Errorf("%s is not what it was:\n%s", fresh, difference(before[fresh], now))
 	}
 	report(t, running, "vip.cut-and-kill")
 }

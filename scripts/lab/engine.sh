@@ -78,6 +78,25 @@ engine_kill_tree() {
 	kill -KILL "$1" 2>/dev/null || true
 }
 
+# All hosts of a lab share this machine's limit of inotify instances, of which each
+# systemd, containerd and kubelet takes some: the default of 128 is used up by six
+# hosts, and a kubelet then does not start.
+inotify=/proc/sys/fs/inotify/max_user_instances
+
+inotify_raise() {
+	local now
+	now=$(cat $inotify)
+	[ "$now" -lt 1024 ] || return 0
+	{ echo 1024 >$inotify; } 2>/dev/null || { say "warning: $inotify stays at $now: more than five hosts may be too many"; return 0; }
+	echo "$now" >"$cache/run/inotify"
+}
+
+inotify_restore() {
+	[ -e "$cache/run/inotify" ] || return 0
+	cat "$cache/run/inotify" >$inotify 2>/dev/null || true
+	rm -f "$cache/run/inotify"
+}
+
 # engine_stop ends the private daemon when no lab needs it any more.
 engine_stop() {
 	local pid

@@ -134,6 +134,7 @@ cmd_up() {
 	local begin
 	begin=$(date +%s.%N)
 	engine_start
+	inotify_raise
 	host_image
 	prefix=$(subnet_prefix)
 	mkdir -p "$home"
@@ -165,6 +166,7 @@ cmd_down() {
 		[ -z "$ids" ] || "${docker[@]}" rm -fv $ids >/dev/null
 		inside_rule -D || :
 		! "${docker[@]}" network inspect "kocli-lab-$lab" >/dev/null 2>&1 || "${docker[@]}" network rm "kocli-lab-$lab" >/dev/null
+		[ -n "$("${docker[@]}" ps -aq --filter label=kocli.lab)" ] || inotify_restore
 		engine_stop
 	elif [ -e "$engine/docker.pid" ]; then
 		# The daemon is gone, killed perhaps: start it to remove what it knows.

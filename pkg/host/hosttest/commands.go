@@ -32,6 +32,8 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 			return "", 0, false // it waits: see shell
 		}
 		return m.each(args, "cat", func(_ string, f File) string { return string(f.Data) })
+	case "grep":
+		return m.grep(argv)
 	case "ln":
 		if len(args) == 3 && args[0] == "-s" {
 			m.Link(args[2], args[1])
@@ -111,6 +113,25 @@ func (m *Machine) list(dir string) (string, int, bool) {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ""), 0, true
+}
+
+// grep prints the lines that have a text, of files that are there: grep -hsF.
+func (m *Machine) grep(argv []string) (string, int, bool) {
+	if len(argv) < 5 || argv[1] != "-hsF" || argv[2] != "--" {
+		return "", 0, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out strings.Builder
+	for _, name := range argv[4:] {
+		f, _ := m.get(name, true)
+		for l := range strings.Lines(string(f.Data)) {
+			if strings.Contains(l, argv[3]) {
+				out.WriteString(l)
+			}
+		}
+	}
+	return out.String(), map[bool]int{true: 0, false: 1}[out.Len() > 0], true
 }
 
 // each applies f to every named file, as the coreutils do.

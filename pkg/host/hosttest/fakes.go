@@ -237,6 +237,7 @@ func systemctl(m *Machine, verb, name string, exists bool, text string, u *unit,
 		return Reply{Stdout: "enabled\n"}
 	case "enable":
 		m.Link(wants(name), "/etc/systemd/system/"+name)
+		u.loaded = text // it reloads, too
 	case "disable":
 		m.Delete(wants(name))
 		stop() // kocli always says --now

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -32,7 +34,16 @@ type KnownHosts struct {
 	// Accept decides about a first contact; nil refuses.
 	Accept func(host string, key ssh.PublicKey) bool
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	db     ssh.HostKeyCallback // of the files as they were when they were read last
+	loaded []loadedFile
+}
+
+// loadedFile tells whether a file has changed.
+type loadedFile struct {
+	name     string
+	size     int64
+	modified time.Time
 }
 
 // check returns the callback for one address, and the key algorithms to ask the
@@ -64,17 +75,24 @@ func (k *KnownHosts) check(addr string) (ssh.HostKeyCallback, []string) {
 	}, k.algorithms(addr)
 }
 
+// load reads the files, where they are not what they were: there may be hundreds
+// of hosts, and as many logins. The lock is held.
 func (k *KnownHosts) load() (ssh.HostKeyCallback, error) {
 	var files []string
+	var now []loadedFile
 	for _, f := range append([]string{k.File}, k.More...) {
-		if _, err := os.Stat(f); f != "" && err == nil {
-			files = append(files, f)
+		if i, err := os.Stat(f); f != "" && err == nil {
+			files, now = append(files, f), append(now, loadedFile{f, i.Size(), i.ModTime()})
 		}
+	}
+	if k.db != nil && slices.Equal(now, k.loaded) {
+		return k.db, nil
 	}
 	db, err := knownhosts.New(files...)
 	if err != nil {
 		return nil, fmt.Errorf("read known hosts: %w", err)
 	}
+	k.db, k.loaded = db, now
 	return db, nil
 }
 

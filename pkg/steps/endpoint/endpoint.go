@@ -170,9 +170,13 @@ const (
 // server, as kubeadm has it.
 func Kubelet(o Options) plan.Step {
 	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-		_, todo, err := confs(ctx, r, o)
+		files, err := confs(ctx, r, o)
 		if err != nil {
 			return nil, err
+		}
+		var todo []plan.Change
+		for _, f := range files {
+			todo = append(todo, plan.Change{Object: "file " + f.path, From: f.server, To: kubeadm.Server(o.Inventory)})
 		}
 		_, err = r.Stat(ctx, restart)
 		if err == nil {
@@ -186,16 +190,22 @@ func Kubelet(o Options) plan.Step {
 		Name:    "endpoint/kubeconfigs",
 		CheckFn: check,
 		ApplyFn: func(ctx context.Context, h host.Host) error {
-			files, todo, err := confs(ctx, h, o)
+			files, err := confs(ctx, h, o)
 			if err != nil {
 				return err
 			}
-			if len(todo) > 0 {
+			if len(files) > 0 {
 				if err := serves(ctx, h, o.Inventory.Endpoint()); err != nil {
 					return err
 				}
 			}
-			for _, f := range files {
+			for _, c := range files {
+				next, err := kubeadm.WithServer(c.data, kubeadm.Server(o.Inventory))
+				if err != nil {
+					return fmt.Errorf("%s: %w", c.path, err)
+				}
+				f := host.Bytes(c.path, 0o600, next)
+				f.Secret = true
 				if f.Path == kubeletConf {
 					if _, err := h.Put(ctx, host.Bytes(restart, 0o600, nil)); err != nil {
 						return err
@@ -218,41 +228,38 @@ func Kubelet(o Options) plan.Step {
 	}
 }
 
-// confs returns the kubeconfigs of a node that name another address, as they
-// should be. A node that has not joined has none.
-func confs(ctx context.Context, r host.Reader, o Options) ([]host.File, []plan.Change, error) {
+// conf is a kubeconfig that names another address.
+type conf struct {
+	path, server string
+	data         []byte
+}
+
+// confs returns the kubeconfigs of a node that name another address. A node that
+// has not joined has none.
+func confs(ctx context.Context, r host.Reader, o Options) ([]conf, error) {
 	paths := []string{kubeletConf}
 	if o.Node.ControlPlane {
 		paths = []string{kube.AdminConf()}
 	}
 	server := kubeadm.Server(o.Inventory)
-	var files []host.File
-	var todo []plan.Change
+	var out []conf
 	for _, p := range paths {
 		data, err := r.ReadFile(ctx, p)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		was, err := kubeadm.ServerOf(data)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", p, err)
+			return nil, fmt.Errorf("%s: %w", p, err)
 		}
-		if was == "" || was == server {
-			continue
+		if was != "" && was != server {
+			out = append(out, conf{p, was, data})
 		}
-		next, err := kubeadm.WithServer(data, server)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", p, err)
-		}
-		f := host.Bytes(p, 0o600, next)
-		f.Secret = true
-		files = append(files, f)
-		todo = append(todo, plan.Change{Object: "file " + p, From: was, To: server})
 	}
-	return files, todo, nil
+	return out, nil
 }
 
 // serveTimeout is how long the new address is given to answer on a node.

@@ -1,6 +1,6 @@
-// Command payload lays out what a bundle holds for hosts of one role as plain
-// files: bin/, debs/ and images.tar. The benchmark's baseline copies them by
-// hand.
+// Command payload lays out what a bundle holds for hosts of one role, in a cluster
+// with one mode of endpoint, as plain files: bin/, debs/ and images.tar. The
+// benchmark's baseline copies them by hand.
 //
 // "payload new BASE BUNDLE DIR" lays out what BUNDLE holds and BASE has not:
 // programs and layers as they are when unpacked, which is what a delta is
@@ -31,22 +31,22 @@ func main() {
 		}
 		return
 	}
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: payload BUNDLE ROLE DIR")
+	if len(os.Args) != 5 {
+		fmt.Fprintln(os.Stderr, "usage: payload BUNDLE ROLE DIR ENDPOINT-MODE, or: payload new BASE BUNDLE DIR")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], archive.Role(os.Args[2]), os.Args[3]); err != nil {
+	if err := run(os.Args[1], archive.Role(os.Args[2]), os.Args[3], os.Args[4]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(bundle string, role archive.Role, dir string) error {
+func run(bundle string, role archive.Role, dir, endpoint string) error {
 	b, err := archive.Open(bundle)
 	if err != nil {
 		return err
 	}
-	f := archive.Filter{Role: role, Arch: "amd64"}
+	f := archive.Filter{Role: role, Arch: "amd64", Endpoint: endpoint}
 	for _, it := range b.Items(f) {
 		dst := filepath.Join(dir, "bin", it.Name)
 		switch it.Kind {
