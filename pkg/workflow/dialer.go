@@ -30,6 +30,7 @@ type Hosts struct {
 	now     func() time.Time
 	record  func(host.Entry)
 	logins  chan struct{} // has room for maxLogins
+	further chan struct{} // has room for maxFurther
 
 	mu    sync.Mutex
 	conns map[string]*connection
@@ -51,7 +52,7 @@ var _ plan.Dialer = (*Hosts)(nil)
 
 // NewHosts returns the dialer of an inventory. record is told of every command.
 func NewHosts(inv *inventory.Inventory, secrets *config.Secrets, o sshhost.Options, now func() time.Time, record func(host.Entry)) *Hosts {
-	return &Hosts{inv: inv, secrets: secrets, options: o, now: now, record: record, conns: map[string]*connection{}, logins: make(chan struct{}, maxLogins)}
+	return &Hosts{inv: inv, secrets: secrets, options: o, now: now, record: record, conns: map[string]*connection{}, logins: make(chan struct{}, maxLogins), further: make(chan struct{}, maxFurther)}
 }
 
 // Include makes nodes reachable that are not in the inventory any more.

@@ -29,11 +29,22 @@ func (l line) RoundTrip(ctx context.Context) (time.Duration, error) {
 	return c.raw.RoundTrip(ctx)
 }
 
+// maxFurther is how many logins for further connections run at once, of all hosts
+// together: they may share a bastion, whose sshd drops logins from ten on
+// (MaxStartups 10:30:100).
+const maxFurther = 8
+
 // Another logs in once more.
 func (l line) Another(ctx context.Context) (fanout.Connection, error) {
 	c, err := l.hosts.connect(ctx, l.node)
 	if err != nil {
 		return nil, err
+	}
+	select {
+	case l.hosts.further <- struct{}{}:
+		defer func() { <-l.hosts.further }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 	raw, err := c.raw.Another(ctx)
 	if err != nil {
