@@ -74,8 +74,10 @@ func (o Options) own(m etcd.Member) bool { return slices.Contains(m.PeerURLs, o.
 // becomeMember has kubeadm make the host a member of etcd, when it is the host's
 // turn and etcd is ready for it. It reports whether kubeadm had to be called.
 func (o Options) becomeMember(ctx context.Context, h host.Host, kubeadm func() error) (bool, error) {
+	wait, cancel := context.WithTimeout(ctx, etcdPatience)
+	defer cancel()
 	var busy error
-	for waited := time.Duration(0); ; waited += etcdInterval {
+	for {
 		release, err := o.Turn.take(ctx)
 		if err != nil {
 			return false, err
@@ -84,19 +86,19 @@ func (o Options) becomeMember(ctx context.Context, h host.Host, kubeadm func() e
 		voting, busy, err = o.settle(ctx, h)
 		if err == nil && busy == nil && !voting {
 			if err = kubeadm(); err == nil {
-				err = o.votes(ctx)
+				err = o.votes(ctx, h)
 			}
 		}
 		release()
 		if err != nil || busy == nil {
 			return !voting, err
 		}
-		if waited >= etcdPatience {
+		if err := pause(wait); err != nil { // the turn is free meanwhile: the learner may be one of this run
 			break
 		}
-		if err := pause(ctx); err != nil { // the turn is free meanwhile: the learner may be one of this run
-			return false, err
-		}
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
 	}
 	return false, fault.New(fault.Unhealthy, "see what is wrong with it: kocli status -f cluster.yaml; then run the same command again",
 		fmt.Errorf("etcd has not been ready for %s as one more member for %s: %w", o.Node.Name, etcdPatience, busy))
@@ -159,17 +161,23 @@ func (o Options) settle(ctx context.Context, h host.Host) (voting bool, busy, er
 
 // votes waits until the host is a started, voting member of a healthy etcd: the
 // next one may come.
-func (o Options) votes(ctx context.Context) error {
+func (o Options) votes(ctx context.Context, h host.Host) error {
 	if o.Etcd == nil {
 		return nil
 	}
-	for waited := time.Duration(0); ; waited += etcdInterval {
+	wait, cancel := context.WithTimeout(ctx, etcdVoting)
+	defer cancel()
+	for {
 		err := o.voting(ctx)
-		if err == nil || fault.CodeOf(err) == fault.Unreachable || waited >= etcdVoting {
+		if err == nil || fault.CodeOf(err) == fault.Unreachable {
 			return err
 		}
-		if err := pause(ctx); err != nil {
-			return err
+		// A host that was lost meanwhile will not vote; etcd is asked through another.
+		if _, lost := h.Stat(ctx, etcdManifest); fault.CodeOf(lost) == fault.Unreachable {
+			return lost
+		}
+		if pause(wait) != nil {
+			return errors.Join(ctx.Err(), err)
 		}
 	}
 }
