@@ -7,7 +7,9 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -26,19 +28,7 @@ func main() {
 }
 
 func run(cache, repo string) error {
-	passed, err := passedTests(filepath.Join(cache, "e2e.json"))
-	if err != nil {
-		return err
-	}
 	features, err := os.ReadFile(filepath.Join(repo, "scripts", "features.txt"))
-	if err != nil {
-		return err
-	}
-	figures, err := figureTable(filepath.Join(cache, "bench.json"))
-	if err != nil {
-		return err
-	}
-	demo, err := os.ReadFile(filepath.Join(cache, "demo.txt"))
 	if err != nil {
 		return err
 	}
@@ -48,9 +38,27 @@ func run(cache, repo string) error {
 		if err != nil {
 			return err
 		}
-		text = fill(text, "features", featureTable(string(features), column, passed))
-		text = fill(text, "figures", figures)
-		text = fill(text, "demo", "```text\n"+strings.TrimSpace(string(demo))+"\n```\n")
+		for part, from := range map[string]func() (string, error){
+			"features": func() (string, error) {
+				passed, err := passedTests(filepath.Join(cache, "e2e.json"))
+				return featureTable(string(features), column, passed), err
+			},
+			"figures": func() (string, error) { return figureTable(filepath.Join(cache, "bench.json")) },
+			"demo": func() (string, error) {
+				demo, err := os.ReadFile(filepath.Join(cache, "demo.txt"))
+				return "```text\n" + strings.TrimSpace(string(demo)) + "\n```\n", err
+			},
+		} {
+			made, err := from()
+			if errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintf(os.Stderr, "%s: %s stays as it is: nothing of the kind has run here\n", name, part)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			text = fill(text, part, made)
+		}
 		if err := os.WriteFile(path, text, 0o644); err != nil {
 			return err
 		}
