@@ -313,6 +313,10 @@ func undoFiles(ctx context.Context, h host.Host, book ledger.Book, keepRuntime b
 		add("remove", e.Name)
 	}
 	for _, e := range book.Of(ledger.FileKept) {
+		if clusterPath(e.Name) {
+			add("remove", e.Name) // what kocli found there was of the cluster that has ended
+			continue
+		}
 		add("restore", e.Name)
 	}
 	c := host.Command("sh", "-c", restore, "kocli-restore", path.Join(ledger.Root(), "originals"))
@@ -320,6 +324,10 @@ func undoFiles(ctx context.Context, h host.Host, book ledger.Book, keepRuntime b
 	_, err := h.Run(ctx, c)
 	return err
 }
+
+// clusterPath reports whether a file is the cluster's own: kubeadm made it, kocli
+// changed it since, and with the cluster it goes.
+func clusterPath(p string) bool { return strings.HasPrefix(p, "/etc/kubernetes/") }
 
 // restore reads "remove PATH" and "restore PATH" lines. What others added to
 // /etc/hosts and /etc/fstab since stays: only our own lines are taken back.
