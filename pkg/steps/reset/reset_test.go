@@ -187,3 +187,27 @@ func TestUndo_converges(t *testing.T) {
 		return plantest.World{Step: Undo(), Host: m}
 	})
 }
+
+// What kocli changed of the cluster's own files goes with the cluster: bringing back
+// how kubeadm had written it would leave credentials on the host.
+func TestUndo_bringsNoFileOfTheClusterBack(t *testing.T) {
+	m := hosttest.OS(hosttest.New("n"))
+	m.Install(scripts)
+	m.Write(ledger.OriginalPath("/etc/kubernetes/admin.conf"), 0o600, "credentials")
+	m.Write(ledger.OriginalPath("/etc/replaced"), 0o600, "original")
+	m.Write("/etc/replaced", 0o600, "kocli's")
+	m.Write("/proc/swaps", 0o444, "Filename Type Size Used Priority\n")
+	err := ledger.Append(t.Context(), m, ledger.Entry{Kind: ledger.FileKept, Name: "/etc/kubernetes/admin.conf"}, ledger.Entry{Kind: ledger.FileKept, Name: "/etc/replaced"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Undo().Apply(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := m.Read("/etc/kubernetes/admin.conf"); there {
+		t.Error("the kubeconfig of the cluster is back")
+	}
+	if text, _ := m.Read("/etc/replaced"); text != "original" {
+		t.Errorf("a file of the host's own is %q", text)
+	}
+}
