@@ -41,19 +41,20 @@ func (r result) String() string {
 	return fmt.Sprintf("exit %d after %s\nstdout:\n%s\nstderr:\n%s", r.code, r.took.Round(time.Millisecond), r.out, r.err)
 }
 
-// home is kocli's folder of a user; known hosts are those of the lab.
+// home is kocli's folder of a user; known hosts are those of the lab as it is
+// now: a host that was made anew has another key.
 func home(t *testing.T, user string) string {
 	t.Helper()
 	dir := filepath.Join(env(t, "KOCLI_E2E_WORK"), "home-"+user)
 	known := filepath.Join(dir, "known_hosts")
-	if _, err := os.Stat(known); err == nil {
+	data, err := os.ReadFile(env(t, "KOCLI_LAB_KNOWN_HOSTS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, err := os.ReadFile(known); err == nil && bytes.Equal(have, data) {
 		return dir
 	}
-	data, err := os.ReadFile(env(t, "KOCLI_LAB_KNOWN_HOSTS"))
-	if err == nil {
-		err = errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(known, data, 0o600))
-	}
-	if err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(known, data, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
