@@ -68,10 +68,10 @@ func (p *Plan) look(ctx context.Context, d Dialer) (map[string]host.Reader, erro
 	return out, errors.Join(errs...)
 }
 
-// maxChecked is how many nodes are checked at once. With many hundreds, the
+// MaxChecked is how many nodes are checked at once. With many hundreds, the
 // questions of all of them at the same time would take more memory than the
 // answers.
-const maxChecked = 64
+const MaxChecked = 64
 
 // checkAll runs every check of a node at once, so that a reader that batches can
 // answer them in a handful of round trips, on many nodes at once.
@@ -95,7 +95,7 @@ func (p *Plan) checkAll(ctx context.Context, readers map[string]host.Reader) map
 			}
 		}
 	}
-	slots := make(chan struct{}, maxChecked)
+	slots := make(chan struct{}, MaxChecked)
 	var nodes sync.WaitGroup
 	for _, todo := range checks {
 		nodes.Go(func() {

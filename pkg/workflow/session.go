@@ -129,7 +129,7 @@ const (
 	crowded       = 100
 	crowdMemory   = 80 << 20
 	contentMemory = 160 << 20
-	hostMemory    = 192 << 10
+	hostMemory    = 240 << 10
 )
 
 // begin takes the lock and opens the run's log.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
@@ -76,11 +78,12 @@ func (p push) Check(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
 func (p push) lacking(ctx context.Context) ([][]fanout.Item, error) {
 	out := make([][]fanout.Item, len(p.Nodes))
 	errs := make([]error, len(p.Nodes))
-	var wg sync.WaitGroup
+	var g errgroup.Group
+	g.SetLimit(plan.MaxChecked)
 	for i, n := range p.Nodes {
-		wg.Go(func() { out[i], errs[i] = p.lackingOn(ctx, n) })
+		g.Go(func() error { out[i], errs[i] = p.lackingOn(ctx, n); return nil })
 	}
-	wg.Wait()
+	_ = g.Wait() // the errors are in errs, each with its node
 	for i, err := range errs {
 		if err != nil {
 			return nil, &fault.Error{Op: "ask what is lacking", Node: p.Nodes[i].Name, Err: err}
