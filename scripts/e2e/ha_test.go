@@ -4,10 +4,14 @@ package e2e
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +19,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/util/cert"
+	"k8s.io/kubernetes/cmd/kubeadm/app/util/pkiutil"
 )
 
 // haHosts is how many hosts the journeys with several control planes have.
@@ -37,6 +44,21 @@ func haYAML(t *testing.T, user, endpoint string, roles map[int]string) {
 		}
 	}
 	if err := os.WriteFile(yaml(t, user), []byte(head), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// change replaces text in the cluster YAML of a user.
+func change(t *testing.T, user, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(yaml(t, user))
+	if err == nil && !strings.Contains(string(data), from) {
+		err = fmt.Errorf("the YAML has no %q:\n%s", from, data)
+	}
+	if err == nil {
+		err = os.WriteFile(yaml(t, user), []byte(strings.Replace(string(data), from, to, 1)), 0o600)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -456,6 +478,21 @@ func Test25_allLosePowerAndComeBack(t *testing.T) {
 	cp := plane(t)
 	want(t, 0, "vip", "node", "add", "host5", "--address", hostAddress(t, 5))
 	report(t, running, "vip.add-worker")
+	// What the YAML says of kubelets, kube-proxy and VRRP reaches a cluster that runs.
+	change(t, "vip", "failSwapOn: false", "failSwapOn: false\n        maxPods: 97")
+	change(t, "vip", "kubeProxy:", "kubeProxy:\n        nodePortAddresses: [primary]")
+	change(t, "vip", "{mode: vip, ", "{mode: vip, vrrp: {unicast: true}, ")
+	want(t, 0, "vip", "create")
+	if got := strings.Fields(kubectlAt(t, cp, "get nodes -o jsonpath='{.items[*].status.capacity.pods}'")); slices.ContainsFunc(got, func(n string) bool { return n != "97" }) {
+		t.Errorf("pods that nodes take: %v", got)
+	}
+	if got := kubectlAt(t, cp, "-n kube-system get daemonset kube-proxy -o jsonpath='{.status.numberReady}/{.status.updatedNumberScheduled}'"); got != "4/4" {
+		t.Errorf("kube-proxy is ready on %s", got)
+	}
+	if got := holders(t, 1, 2, 3, 5, 6, 7); len(got) != 1 {
+		t.Errorf("with VRRP by unicast, the virtual IP is on %v", got)
+	}
+	report(t, running, "vip.settings")
 	hosts := strings.Fields(nodeNames(t, cp))
 	for _, h := range hosts {
 		lab(t, "kill", "e2e", h)
@@ -521,7 +558,85 @@ func Test26_fromOneControlPlaneToThreeAndBack(t *testing.T) {
 	if e := lastLine(t, want(t, 0, "grow", "create", "-o", "json").out); e.Changed != 0 {
 		t.Errorf("not converged: %d changes", e.Changed)
 	}
+	// From an endpoint on each node to a virtual IP.
+	change(t, "grow", "{mode: local}", "{mode: vip, address: "+vip(t)+"}")
+	want(t, 0, "grow", "create")
+	for _, h := range []string{"host3", "host4", "host5"} {
+		if got := sh(t, h, "grep -o 'server: .*' /etc/kubernetes/kubelet.conf"); h != "host3" && got != "server: https://"+vip(t)+":8443" {
+			t.Errorf("the kubelet of %s uses %s", h, got)
+		}
+	}
+	want(t, 0, "grow", "status", "--wait", "2m")
+	if e := lastLine(t, want(t, 0, "grow", "create", "-o", "json").out); e.Changed != 0 {
+		t.Errorf("not converged: %d changes", e.Changed)
+	}
 	want(t, 0, "grow", "reset", "--yes")
+	for h, was := range before {
+		if now := sh(t, h, inventory); now != was {
+			t.Errorf("%s is not what it was:\n%s", h, difference(was, now))
+		}
+	}
+}
+
+// outside starts an etcd on a host that is in no cluster, and returns the part of
+// the YAML that names it.
+func outside(t *testing.T, host, address string) string {
+	t.Helper()
+	dir := t.TempDir()
+	ca, caKey, err := pkiutil.NewCertificateAuthority(&pkiutil.CertConfig{Config: cert.Config{CommonName: "journey"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []cert.Config{
+		{CommonName: "server", Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, AltNames: cert.AltNames{IPs: []net.IP{net.ParseIP(address)}}},
+		{CommonName: "client", Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
+	} {
+		crt, key, err := pkiutil.NewCertAndKey(ca, caKey, &pkiutil.CertConfig{Config: c})
+		if err := errors.Join(err, pkiutil.WriteCertAndKey(dir, c.CommonName, crt, key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := pkiutil.WriteCert(dir, "ca", ca); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, host, "mkdir -p /run/outside")
+	for _, f := range []string{env(t, "KOCLI_E2E_ETCD"), filepath.Join(dir, "ca.crt"), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key")} {
+		copyTo(t, host, f, "/run/outside/"+filepath.Base(f), "700")
+	}
+	url := "https://" + address + ":2379"
+	sh(t, host, "systemd-run --quiet --unit outside-etcd /run/outside/etcd --data-dir /run/outside/data --listen-client-urls "+url+" --advertise-client-urls "+url+
+		" --listen-peer-urls http://127.0.0.1:2380 --client-cert-auth --trusted-ca-file /run/outside/ca.crt --cert-file /run/outside/server.crt --key-file /run/outside/server.key")
+	return fmt.Sprintf("{external: {endpoints: [%q], caFile: %[2]s/ca.crt, certFile: %[2]s/client.crt, keyFile: %[2]s/client.key}}", url, dir)
+}
+
+func Test27_anEtcdOfTheOperators(t *testing.T) {
+	allHosts(t)
+	etcd := outside(t, "host7", hostAddress(t, 7))
+	haYAML(t, "outside", "{mode: local}", map[int]string{1: "control-plane", 2: "control-plane", 4: "worker"})
+	change(t, "outside", "\n  preflight:", "\n  etcd: "+etcd+"\n  preflight:")
+	r := want(t, 0, "outside", "create")
+	figure(t, "create.2+1.external-etcd.seconds", r.took.Seconds())
+	want(t, 0, "outside", "status", "--wait", "2m")
+	if got := nodeNames(t, "host1"); got != "host1 host2 host4" {
+		t.Errorf("nodes: %s", got)
+	}
+	if got := kubectlAt(t, "host1", "-n kube-system get pods -l component=etcd --no-headers 2>/dev/null | wc -l"); got != "0" {
+		t.Errorf("%s etcd of the cluster's own", got)
+	}
+	if e := lastLine(t, want(t, 0, "outside", "create", "-o", "json").out); e.Changed != 0 {
+		t.Errorf("not converged: %d changes", e.Changed)
+	}
+	// Any control plane may go: the data is elsewhere.
+	want(t, 0, "outside", "node", "remove", "host1", "--yes")
+	if got := nodeNames(t, "host2"); got != "host2 host4" {
+		t.Errorf("nodes: %s", got)
+	}
+	want(t, 0, "outside", "reset", "--yes")
+	// What the ended cluster left there is not taken over.
+	if r := want(t, 3, "outside", "create"); !strings.Contains(r.err, "etcd") {
+		t.Errorf("an etcd that holds another cluster:\n%s", r)
+	}
+	sh(t, "host7", "systemctl stop outside-etcd; rm -r /run/outside")
 	for h, was := range before {
 		if now := sh(t, h, inventory); now != was {
 			t.Errorf("%s is not what it was:\n%s", h, difference(was, now))

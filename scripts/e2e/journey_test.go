@@ -196,7 +196,7 @@ func Test06_resetBringsTheHostsBack(t *testing.T) {
 	// Others' rules and files have to stay.
 	sh(t, "host1", "iptables -N FOREIGN && iptables -A FOREIGN -p tcp --dport 4242 -j ACCEPT && iptables -I INPUT -j FOREIGN; echo mine >/etc/cni/net.d/99-mine.conf; echo '10.9.9.9 printer' >>/etc/hosts")
 	// So has a container in another namespace of containerd, which keeps running.
-	sh(t, "host2", "ctr -n k8s.io images export /root/theirs.tar $(ctr -n k8s.io images ls -q | grep pause:) && ctr -n others images import /root/theirs.tar && rm /root/theirs.tar && "+
+	sh(t, "host2", "ctr -n k8s.io images export --local /root/theirs.tar $(ctr -n k8s.io images ls -q | grep pause:) && ctr -n others images import --local /root/theirs.tar && rm /root/theirs.tar && "+
 		"ctr -n others run -d $(ctr -n others images ls -q | grep pause:) theirs")
 	r := want(t, 0, "root", "reset", "--yes")
 	figure(t, "reset.seconds", r.took.Seconds())
@@ -332,13 +332,6 @@ func pushed(t *testing.T, user string) {
 func Test08_fromOneOfTheHosts(t *testing.T) {
 	// kocli, its bundle and a key on host1, which is one of the hosts; the user
 	// has passwordless sudo.
-	l := env(t, "KOCLI_E2E_LAB")
-	copyTo := func(src, dst, mode string) {
-		t.Helper()
-		if out, err := shell("'" + l + "' exec e2e host1 -- sh -c 'cat >" + dst + "; chmod " + mode + " " + dst + "' <'" + src + "'"); err != nil {
-			t.Fatalf("copy %s: %v\n%s", src, err, out)
-		}
-	}
 	data, err := os.ReadFile(yaml(t, "deploy"))
 	if err != nil {
 		t.Fatal(err)
@@ -348,11 +341,11 @@ func Test08_fromOneOfTheHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh(t, "host1", "mkdir -p /opt/operator/home")
-	copyTo(env(t, "KOCLI_E2E_KOCLI"), "/opt/operator/kocli", "755")
-	copyTo(env(t, "KOCLI_E2E_BUNDLE"), "/opt/operator/bundle.tar", "644")
-	copyTo(env(t, "KOCLI_LAB_KEY"), "/opt/operator/key", "600")
-	copyTo(env(t, "KOCLI_LAB_KNOWN_HOSTS"), "/opt/operator/home/known_hosts", "600")
-	copyTo(local, "/opt/operator/cluster.yaml", "644")
+	copyTo(t, "host1", env(t, "KOCLI_E2E_KOCLI"), "/opt/operator/kocli", "755")
+	copyTo(t, "host1", env(t, "KOCLI_E2E_BUNDLE"), "/opt/operator/bundle.tar", "644")
+	copyTo(t, "host1", env(t, "KOCLI_LAB_KEY"), "/opt/operator/key", "600")
+	copyTo(t, "host1", env(t, "KOCLI_LAB_KNOWN_HOSTS"), "/opt/operator/home/known_hosts", "600")
+	copyTo(t, "host1", local, "/opt/operator/cluster.yaml", "644")
 	start := time.Now()
 	sh(t, "host1", "cd /opt/operator && ./kocli create --home home --bundle bundle.tar 2>&1")
 	figure(t, "create.deploy.on-a-host.seconds", time.Since(start).Seconds())

@@ -173,6 +173,21 @@ func lab(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// copyTo copies a file to a host, past kocli and SSH.
+func copyTo(t *testing.T, host, src, dst, mode string) {
+	t.Helper()
+	f, err := os.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	c := exec.Command(env(t, "KOCLI_E2E_LAB"), "exec", "e2e", host, "--", "sh", "-c", "cat >"+dst+"; chmod "+mode+" "+dst)
+	c.Stdin = f
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v\n%s", src, err, out)
+	}
+}
+
 // sh runs a shell line on a host as root, past kocli and SSH.
 func sh(t *testing.T, host, script string) string {
 	t.Helper()

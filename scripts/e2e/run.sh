@@ -30,7 +30,8 @@ eval "$("$lab" env e2e)"
 for user in root ops deploy; do cluster_yaml e2e "$user" >"$work/$user.yaml"; done
 
 say "journeys"
-export KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
+KOCLI_E2E_ETCD=$("$repo/scripts/upstream/build.sh" etcd)/etcd
+export KOCLI_E2E_ETCD KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
 export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
 cd "$repo"
 go test -tags e2e -count=1 -v -failfast -timeout 60m -json ./scripts/e2e "$@" | tee "$cache/e2e.json" |

@@ -6,6 +6,7 @@
 #
 #   build.sh [all]                everything for the default Kubernetes version
 #   build.sh kubernetes VERSION   one more Kubernetes version, with its etcd and CoreDNS
+#   build.sh etcd                 the default version's etcd only; prints its folder
 #   build.sh debs                 the Debian archive only
 #
 # Results live in $KOCLI_CACHE (~/.cache/kocli), keyed by version. A second run
@@ -286,8 +287,13 @@ main() {
 		once containerd "$CONTAINERD_VERSION" "$upstream_dir/containerd/go.mod" -- fill_containerd "$CONTAINERD_VERSION"
 		once containerd "$CONTAINERD_OLD_VERSION" "$upstream_dir/containerd-1.7/go.mod" -- fill_containerd_old "$CONTAINERD_OLD_VERSION"
 		;;
+	etcd)
+		companions "$KUBERNETES_VERSION"
+		once etcd "$etcd_module" "$upstream_dir/etcd/go.mod" -- fill_etcd "$etcd_module"
+		echo "$built"
+		;;
 	debs) build_mirror_tool; build_debs ;;
-	*) die "usage: build.sh [all | kubernetes VERSION | containerd | debs]" ;;
+	*) die "usage: build.sh [all | kubernetes VERSION | containerd | etcd | debs]" ;;
 	esac
 	cpu_seconds
 	say "upstream components ready in $cache: $SECONDS s wall, $cpu s CPU"
