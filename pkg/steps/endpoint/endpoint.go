@@ -21,6 +21,7 @@ import (
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/kubeadmrun"
+	"github.com/kocli/kocli/pkg/kubeedit"
 	"github.com/kocli/kocli/pkg/plan"
 )
 
@@ -37,70 +38,27 @@ const mark = "kocli.io.endpoint"
 
 // Cluster has kubeadm, joining nodes and kube-proxy know the address.
 func Cluster(o Options) plan.Step {
-	return converge.Func{
-		Name: "endpoint/cluster",
-		CheckFn: func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
-			c, err := o.API.Look(ctx)
-			if errors.Is(err, kube.ErrNoCluster) {
-				return nil, nil // init writes what it is told
-			}
-			if err != nil {
-				return nil, err
-			}
-			edits, err := edits(ctx, c, o.Inventory)
-			if err != nil {
-				return nil, err
-			}
-			var out []plan.Change
-			for _, e := range edits {
-				out = append(out, plan.Change{Object: e.title, From: e.from, To: kubeadm.Server(o.Inventory)})
-			}
-			return out, nil
-		},
-		ApplyFn: func(ctx context.Context, _ host.Host) error {
-			c, err := o.API.Dial(ctx)
-			if err != nil {
-				return err
-			}
-			edits, err := edits(ctx, c, o.Inventory)
-			if err != nil {
-				return err
-			}
-			for _, e := range edits {
-				if err := e.apply(ctx, c); err != nil {
-					return fmt.Errorf("%s: %w", e.title, err)
-				}
-			}
-			return nil
-		},
-	}
-}
-
-// edit is one object that names the address.
-type edit struct {
-	title, from string
-	apply       func(context.Context, *kube.Client) error
+	return kubeedit.Step("endpoint/cluster", o.API, func(ctx context.Context, c *kube.Client) ([]kubeedit.Edit, error) { return edits(ctx, c, o.Inventory) })
 }
 
 // edits lists the objects of the cluster that name another address. Those that
 // kubeadm has not made yet are left to it.
-func edits(ctx context.Context, c *kube.Client, inv *inventory.Inventory) ([]edit, error) {
+func edits(ctx context.Context, c *kube.Client, inv *inventory.Inventory) ([]kubeedit.Edit, error) {
 	server := kubeadm.Server(inv)
 	conf, err1 := c.ConfigMap(ctx, "kube-system", "kubeadm-config")
 	info, err2 := c.ConfigMap(ctx, "kube-public", "cluster-info")
-	proxy, err3 := c.ConfigMap(ctx, "kube-system", "kube-proxy")
-	told, err4 := c.TemplateAnnotation(ctx, "kube-system", "kube-proxy", mark)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	proxy, err3 := kubeedit.ReadProxy(ctx, c, mark)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	var out []edit
+	var out []kubeedit.Edit
 	if text := conf["ClusterConfiguration"]; text != "" {
 		was, err := kubeadm.EndpointOf(text)
 		if err != nil {
 			return nil, err
 		}
 		if was != "" && was != inv.Endpoint() {
-			out = append(out, edit{"configuration of kubeadm in the cluster", was, func(ctx context.Context, c *kube.Client) error {
+			out = append(out, kubeedit.Edit{Change: plan.Change{Object: "configuration of kubeadm in the cluster", From: was, To: server}, Apply: func(ctx context.Context, c *kube.Client) error {
 				next, err := kubeadm.WithEndpoint(text, inv)
 				if err != nil {
 					return err
@@ -109,60 +67,50 @@ func edits(ctx context.Context, c *kube.Client, inv *inventory.Inventory) ([]edi
 			}})
 		}
 	}
-	set := func(namespace, name, key, text, title string) error {
-		if text == "" {
-			return nil
-		}
-		was, err := kubeadm.ServerOf([]byte(text))
+	if text := info["kubeconfig"]; text != "" {
+		was, err := elsewhere(text, server)
 		if err != nil {
-			return fmt.Errorf("configmap %s/%s: %w", namespace, name, err)
+			return nil, fmt.Errorf("configmap kube-public/cluster-info: %w", err)
 		}
-		if was == "" || was == server {
-			return nil
-		}
-		out = append(out, edit{title, was, func(ctx context.Context, c *kube.Client) error {
-			next, err := kubeadm.WithServer([]byte(text), server)
-			if err != nil {
-				return err
-			}
-			return c.SetConfigMap(ctx, namespace, name, key, string(next), false)
-		}})
-		return nil
-	}
-	if err := set("kube-public", "cluster-info", "kubeconfig", info["kubeconfig"], "address of the API for nodes that join"); err != nil {
-		return nil, err
-	}
-	// kube-proxy reads its kubeconfig when it starts. What its pods have been told is
-	// held against what stands beside the kubeconfig, written together with it.
-	if err := set("kube-system", "kube-proxy", "kubeconfig.conf", proxy["kubeconfig.conf"], "address of the API for kube-proxy"); err != nil {
-		return nil, err
-	}
-	last := proxy[mark]
-	if n := len(out); n > 0 && out[n-1].title == "address of the API for kube-proxy" {
-		last = server
-		move := out[n-1].apply
-		out[n-1].apply = func(ctx context.Context, c *kube.Client) error {
-			if err := c.SetConfigMap(ctx, "kube-system", "kube-proxy", mark, server, false); err != nil {
-				return err
-			}
-			return move(ctx, c)
+		if was != "" {
+			out = append(out, kubeedit.Edit{Change: plan.Change{Object: "address of the API for nodes that join", From: was, To: server}, Apply: func(ctx context.Context, c *kube.Client) error {
+				next, err := kubeadm.WithServer([]byte(text), server)
+				if err != nil {
+					return err
+				}
+				return c.SetConfigMap(ctx, "kube-public", "cluster-info", "kubeconfig", string(next), false)
+			}})
 		}
 	}
-	if last != "" && told != last {
-		out = append(out, edit{"kube-proxy", "runs with an older kubeconfig", func(ctx context.Context, c *kube.Client) error {
-			return c.AnnotateTemplate(ctx, "kube-system", "kube-proxy", mark, last)
-		}})
+	if text := proxy.Text("kubeconfig.conf"); text != "" {
+		was, err := elsewhere(text, server)
+		if err != nil {
+			return nil, fmt.Errorf("configmap kube-system/kube-proxy: %w", err)
+		}
+		if was != "" {
+			out = append(out, proxy.Set(plan.Change{Object: "address of the API for kube-proxy", From: was, To: server}, "kubeconfig.conf", server, func() (string, error) {
+				next, err := kubeadm.WithServer([]byte(text), server)
+				return string(next), err
+			}))
+		}
 	}
-	return out, nil
+	return append(out, proxy.Rollout("an older kubeconfig")...), nil
+}
+
+// elsewhere returns the server that a kubeconfig names, where it is another one.
+func elsewhere(kubeconfig, server string) (string, error) {
+	was, err := kubeadm.ServerOf([]byte(kubeconfig))
+	if err != nil || was == server {
+		return "", err
+	}
+	return was, nil
 }
 
 const (
 	kubeletConf = "/etc/kubernetes/kubelet.conf"
 	apiCert     = "/etc/kubernetes/pki/apiserver.crt"
 	apiKey      = "/etc/kubernetes/pki/apiserver.key"
-	// restart says that the kubelet has not been restarted since its kubeconfig
-	// changed. It is there before the change and goes after the restart.
-	restart = kubeadm.ConfigDir + "/restart-kubelet"
+	restart     = kubeedit.Restart("restart-kubelet")
 )
 
 // Kubelet has the kubelet of a node, and on control planes the administrator's
@@ -178,13 +126,8 @@ func Kubelet(o Options) plan.Step {
 		for _, f := range files {
 			todo = append(todo, plan.Change{Object: "file " + f.path, From: f.server, To: kubeadm.Server(o.Inventory)})
 		}
-		_, err = r.Stat(ctx, restart)
-		if err == nil {
-			todo = append(todo, plan.Change{Object: "service kubelet.service", From: "runs with an older kubeconfig", To: "restart"})
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		return todo, nil
+		due, err := restart.Due(ctx, r, "an older kubeconfig")
+		return append(todo, due...), err
 	}
 	return converge.Func{
 		Name:    "endpoint/kubeconfigs",
@@ -207,7 +150,7 @@ func Kubelet(o Options) plan.Step {
 				f := host.Bytes(c.path, 0o600, next)
 				f.Secret = true
 				if f.Path == kubeletConf {
-					if _, err := h.Put(ctx, host.Bytes(restart, 0o600, nil)); err != nil {
+					if err := restart.Ask(ctx, h); err != nil {
 						return err
 					}
 				}
@@ -215,15 +158,7 @@ func Kubelet(o Options) plan.Step {
 					return err
 				}
 			}
-			if _, err := h.Stat(ctx, restart); errors.Is(err, fs.ErrNotExist) {
-				return nil
-			} else if err != nil {
-				return err
-			}
-			if _, err := h.Run(ctx, host.Command("systemctl", "restart", "kubelet.service")); err != nil {
-				return err
-			}
-			return h.Remove(ctx, restart)
+			return restart.Do(ctx, h)
 		},
 	}
 }
@@ -251,11 +186,11 @@ func confs(ctx context.Context, r host.Reader, o Options) ([]conf, error) {
 		if err != nil {
 			return nil, err
 		}
-		was, err := kubeadm.ServerOf(data)
+		was, err := elsewhere(string(data), server)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p, err)
 		}
-		if was != "" && was != server {
+		if was != "" {
 			out = append(out, conf{p, was, data})
 		}
 	}
