@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/staticpod"
 )
@@ -25,6 +29,12 @@ type daemon struct {
 	// loaded lists the fingerprints of those that run. Nil where none can tell, and
 	// the kubelet starts the pod anew instead.
 	loaded func(ctx context.Context, r host.Reader) ([]string, error)
+	// turn is taken where one that runs is started anew. Nil where the others' do not
+	// stand in for it meanwhile.
+	turn sync.Locker
+	// settles is how long one that was started anew needs until it can stand in for
+	// the others.
+	settles time.Duration
 }
 
 // running is what a daemon does.
@@ -109,8 +119,30 @@ func (d daemon) apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
+	anew, err := changed(ctx, h, files)
+	if err != nil {
+		return err
+	}
+	var was []string
+	if anew {
+		if was, err = staticpod.Running(ctx, h, d.pod); err != nil {
+			return err
+		}
+	}
+	if len(was) > 0 && d.turn != nil {
+		d.turn.Lock()
+		defer d.turn.Unlock()
+	}
 	if err := converge.Put(ctx, h, files, 1); err != nil {
 		return err
+	}
+	if len(was) > 0 {
+		if err := d.restarted(ctx, h, was); err != nil {
+			return err
+		}
+	}
+	if d.loaded == nil {
+		return nil
 	}
 	is, err := d.look(ctx, h, fingerprint)
 	if err != nil || is == current || is == asleep {
@@ -127,13 +159,55 @@ func (d daemon) apply(ctx context.Context, h host.Host) error {
 		if is, err = d.look(ctx, h, fingerprint); err != nil || is == current || is == asleep {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(loadPoll):
+		if err := pause(ctx, loadPoll); err != nil {
+			return err
 		}
 	}
 	return d.stuck(h.Name(), is)
+}
+
+// changed reports whether the manifest among the files is another one on the host.
+func changed(ctx context.Context, r host.Reader, files []host.File) (bool, error) {
+	for _, f := range files {
+		if path.Dir(f.Path) != kubeadm.ManifestsDir {
+			continue
+		}
+		d, err := ledger.Differs(ctx, r, f)
+		return d == "content", err
+	}
+	return false, nil
+}
+
+// restarted waits until the kubelet has started the pod anew, whose containers were
+// those. Where no kubelet runs there is nothing to wait for.
+func (d daemon) restarted(ctx context.Context, r host.Reader, were []string) error {
+	for range startTime / loadPoll {
+		now, err := staticpod.Running(ctx, r, d.pod)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(now, func(id string) bool { return !slices.Contains(were, id) }) {
+			return pause(ctx, d.settles)
+		}
+		_, err = r.Query(ctx, host.Command("systemctl", "is-active", "kubelet.service"))
+		var x *host.ExitError
+		if errors.As(err, &x) {
+			return nil
+		}
+		if err := errors.Join(err, pause(ctx, loadPoll)); err != nil {
+			return err
+		}
+	}
+	return d.stuck(r.Name(), absent)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // stuck says that a daemon does not do what it was told.

@@ -22,8 +22,21 @@ import (
 )
 
 // Election is what the steps of a run know of who holds the virtual IP: whether
-// that may still change, because keepalived was changed or started in it.
-type Election struct{ open atomic.Bool }
+// that may still change, because keepalived was changed or started in it, and whose
+// turn it is to be without keepalived or haproxy for a moment.
+type Election struct {
+	open atomic.Bool
+	turn sync.Mutex
+}
+
+// turn is what control planes take that share an address: while one starts a
+// program anew, the others' have to be there.
+func (o Options) turn() sync.Locker {
+	if o.Election == nil || !o.virtual() {
+		return nil
+	}
+	return &o.Election.turn
+}
 
 // begin says that the address may move now. It may be called on nil.
 func (e *Election) begin() {

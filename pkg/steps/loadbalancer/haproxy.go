@@ -70,7 +70,7 @@ func HAProxy(o Options) (plan.Step, error) {
 		files = append(files, host.Bytes(kubeadm.HAProxyManifestPath, 0o600, manifest))
 	}
 	d := daemon{
-		name: "loadbalancer/haproxy", program: "haproxy", pod: kubeadm.HAProxyPod, signal: "SIGUSR2", reload: "reload; connections stay", loaded: proxies,
+		name: "loadbalancer/haproxy", program: "haproxy", pod: kubeadm.HAProxyPod, signal: "SIGUSR2", reload: "reload; connections stay", loaded: proxies, turn: o.turn(),
 		want: func(context.Context, host.Reader) ([]host.File, string, error) { return files, fingerprint, nil },
 	}
 	return converge.Func{Name: d.name, CheckFn: d.check, ApplyFn: d.apply}, nil

@@ -111,8 +111,8 @@ func (o Options) peers() []inventory.Node {
 }
 
 // Keepalived has a control plane take part in holding the virtual IP. The kubelet
-// starts it anew when its configuration changes; other peers are loaded by the one
-// that runs, which keeps the address.
+// starts it anew when its configuration changes, on one control plane after another;
+// other peers are loaded by the one that runs, which keeps the address.
 func Keepalived(o Options) (plan.Step, error) { return keepalived("loadbalancer/keepalived", o) }
 
 // Peers is Keepalived once more, for when control planes have left.
@@ -124,21 +124,13 @@ func keepalived(name string, o Options) (plan.Step, error) {
 			return nil, err
 		}
 	}
-	d := daemon{name: name, program: "keepalived", pod: kubeadm.KeepalivedPod, signal: "SIGHUP", reload: "reload; the address stays", want: o.keepalivedFiles, loaded: speakers}
-	apply := d.apply
-	if !unicast(o.Inventory) {
-		d.loaded = nil
-		apply = func(ctx context.Context, h host.Host) error {
-			files, _, err := o.keepalivedFiles(ctx, h)
-			if err != nil {
-				return err
-			}
-			return converge.Put(ctx, h, files, 1)
-		}
+	d := daemon{name: name, program: "keepalived", pod: kubeadm.KeepalivedPod, signal: "SIGHUP", reload: "reload; the address stays", want: o.keepalivedFiles, turn: o.turn(), settles: settleTime}
+	if unicast(o.Inventory) {
+		d.loaded = speakers
 	}
 	return converge.Func{Name: d.name, CheckFn: d.check, ApplyFn: func(ctx context.Context, h host.Host) error {
 		o.Election.begin()
-		return apply(ctx, h)
+		return d.apply(ctx, h)
 	}}, nil
 }
 

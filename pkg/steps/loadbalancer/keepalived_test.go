@@ -8,7 +8,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/inventory"
@@ -98,6 +102,58 @@ func TestKeepalived_otherPeersAreLoadedAndThePodStays(t *testing.T) {
 	}
 	if now, _ := w.Host.Read(kubeadm.KeepalivedManifestPath); now != pod || pod == "" {
 		t.Errorf("the manifest changes with the peers:\n%s", now)
+	}
+}
+
+// A keepalived that is started anew gives the address up: the others have to be there.
+func TestKeepalived_isStartedAnewOnOneControlPlaneAfterAnother(t *testing.T) {
+	var election loadbalancer.Election
+	var starts atomic.Bool // the kubelets start pods
+	plane := func() (*hosttest.Machine, loadbalancer.Options) {
+		o := options(t, vip, 2, "cp-1")
+		o.Election = &election
+		m := machine()
+		apply(t, m, keepalivedOf(t, o))
+		first, _ := m.Read(kubeadm.KeepalivedManifestPath)
+		keeps(m, func(*hosttest.Machine) {})
+		m.Install(func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+			id := "was"
+			if now, _ := m.Read(kubeadm.KeepalivedManifestPath); starts.Load() && now != first {
+				id = "now"
+			}
+			switch strings.Join(argv[:min(5, len(argv))], " ") {
+			case "/usr/local/bin/ctr -n k8s.io containers ls":
+				return hosttest.Reply{Stdout: id + "\n"}, true
+			case "/usr/local/bin/ctr -n k8s.io tasks ls":
+				return hosttest.Reply{Stdout: "TASK PID STATUS\n" + id + " 12 RUNNING\n"}, true
+			}
+			return hosttest.Reply{}, false
+		})
+		o.Inventory = cluster(t, "{mode: vip, address: 10.0.0.100, vrrp: {id: 77}}", 2)
+		return m, o
+	}
+	a, ao := plane()
+	b, bo := plane()
+	was, _ := b.Read(kubeadm.KeepalivedManifestPath)
+	var g errgroup.Group
+	g.Go(func() error { return keepalivedOf(t, ao).Apply(t.Context(), a) })
+	for {
+		if now, _ := a.Read(kubeadm.KeepalivedManifestPath); now != was {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	g.Go(func() error { return keepalivedOf(t, bo).Apply(t.Context(), b) })
+	time.Sleep(500 * time.Millisecond)
+	if now, _ := b.Read(kubeadm.KeepalivedManifestPath); now != was {
+		t.Error("both are without keepalived at the same time")
+	}
+	starts.Store(true)
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if now, _ := b.Read(kubeadm.KeepalivedManifestPath); now == was {
+		t.Error("the second was not changed")
 	}
 }
 

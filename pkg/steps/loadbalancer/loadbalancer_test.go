@@ -94,8 +94,14 @@ func names(all []plan.Step) string {
 // machine is a host with an interface and nothing of ours.
 func machine() *hosttest.Machine {
 	m := hosttest.OS(hosttest.New("cp-1"))
-	m.Install(ip, ss)
+	m.Install(ip, ss, idle)
 	return m
+}
+
+// idle is containerd's client where nothing runs.
+func idle(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+	line := strings.Join(argv, " ")
+	return hosttest.Reply{}, strings.HasPrefix(line, "/usr/local/bin/ctr -n k8s.io containers ls") || line == "/usr/local/bin/ctr -n k8s.io tasks ls"
 }
 
 const held = "/test/address" // holds the virtual IP while an interface does
