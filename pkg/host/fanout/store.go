@@ -75,6 +75,24 @@ type slot struct {
 
 // openStore opens the folder for this process alone.
 func openStore(root string, also []string) (*store, error) {
+	f, err := lock(root)
+	if err != nil {
+		return nil, err
+	}
+	return &store{root: root, also: also, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
+}
+
+// Hold makes the content store below root be there, and keeps it for this process
+// alone until release is called.
+func Hold(root string) (release func() error, err error) {
+	f, err := lock(root)
+	if err != nil {
+		return nil, err
+	}
+	return f.Close, nil
+}
+
+func lock(root string) (*os.File, error) {
 	for _, d := range []string{"sha256", "part"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
 			return nil, err
@@ -89,7 +107,7 @@ func openStore(root string, also []string) (*store, error) {
 			errors.New("another kocli is sending content to this host"))
 		return nil, errors.Join(err, f.Close())
 	}
-	return &store{root: root, also: also, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
+	return f, nil
 }
 
 // close gives the folder free. Parts stay for the next run.
