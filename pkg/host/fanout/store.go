@@ -45,6 +45,12 @@ func Path(root, digest string) string {
 	return filepath.Join(root, "sha256", strings.TrimPrefix(digest, "sha256:"))
 }
 
+// MadePath is where a blob stands while it is made on the host, for the store below
+// root.
+func MadePath(root, digest string) string {
+	return filepath.Join(root, "part", strings.TrimPrefix(digest, "sha256:")+".made")
+}
+
 // Root is the folder of the content store on a host.
 func Root() string { return "/var/lib/kocli/content" }
 
