@@ -102,8 +102,8 @@ func (p push) made(ctx context.Context, r host.Reader, digests []string, have ma
 			continue
 		}
 		patched = append(patched, b)
-		if _, there := have[b.Base]; !there && b.BaseContent != "" {
-			files[b.BaseContent] = true
+		if _, there := have[b.Base]; b.Base != "" && !there {
+			files[installed(b)] = true
 		}
 	}
 	if len(files) > 0 {
@@ -114,7 +114,7 @@ func (p push) made(ctx context.Context, r host.Reader, digests []string, have ma
 	}
 	used := map[string]bool{}
 	for _, b := range patched {
-		if _, there := have[b.Base]; b.Base != "" && !there && out.files[b.BaseContent] == "" {
+		if _, there := have[b.Base]; b.Base != "" && !there && out.files[installed(b)] == "" {
 			out.nowhere = append(out.nowhere, Nowhere{b.Digest, p.Delta.Blobs[b.Digest].Items, "the delta has changes to " + b.Base + ", and the host has not got that"})
 			continue
 		}
@@ -134,6 +134,15 @@ func (p push) made(ctx context.Context, r host.Reader, digests []string, have ma
 		}
 	}
 	return nil
+}
+
+// installed is the digest of the file that the base of a blob is, where it is
+// installed.
+func installed(b archive.DeltaBlob) string {
+	if b.BaseForm == "" {
+		return b.Base
+	}
+	return b.BaseContent
 }
 
 // first refuses what comes before anything can be made on a host.
