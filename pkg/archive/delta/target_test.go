@@ -1,7 +1,11 @@
 package delta
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -139,4 +143,73 @@ func TestMake_namesTheContentOfCompressedFiles(t *testing.T) {
 		return
 	}
 	t.Error("the file is not there")
+}
+
+// Deltas without digests of contents are read as before; those of a later kocli
+// say so.
+func TestOpen_deltasOfOtherFormats(t *testing.T) {
+	old, next := release(t, "v1", 0, nil), release(t, "v2", 0x30, nil)
+	path, _ := mustMake(t, old, next)
+	for format, want := range map[string]string{"1": "", "3": "newer than this kocli", "0": "not known"} {
+		d, err := archive.OpenDelta(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := json.Marshal(d.Manifest())
+		if err = errors.Join(err, d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		other := bytes.Replace(doc, []byte(`{"format":2,`), []byte(`{"format":`+format+`,`), 1)
+		data := read(t, path)
+		if bytes.Equal(other, doc) || !bytes.Contains(data, doc) {
+			t.Fatal("the document is not there")
+		}
+		// All digests on the way to the document follow.
+		for from, to := doc, other; ; {
+			data = bytes.Replace(data, from, to, 1)
+			was, is := []byte(digestOf(from)), []byte(digestOf(to))
+			data = renamed(t, data, was[7:], is[7:])
+			at := bytes.Index(data, was)
+			if at < 0 {
+				break
+			}
+			begin := bytes.LastIndexByte(data[:at], 0) + 1
+			end := at + bytes.IndexByte(data[at:], 0)
+			if begin < 0 || end < at {
+				t.Fatal("no entry")
+			}
+			from = bytes.Clone(data[begin:end])
+			to = bytes.ReplaceAll(from, was, is)
+		}
+		bad := filepath.Join(t.TempDir(), "other.tar")
+		if err := os.WriteFile(bad, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b, err := Open(bad, nil)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("format %s: %v", format, err)
+		}
+		if err == nil {
+			_ = b.Close()
+		}
+	}
+}
+
+// renamed gives the entry of a tar that is called by a digest another, and its
+// header the sum that belongs to it.
+func renamed(t *testing.T, data, was, is []byte) []byte {
+	t.Helper()
+	at := bytes.Index(data, append([]byte("blobs/sha256/"), was...))
+	if at < 0 {
+		return data // index.json
+	}
+	head := data[at : at+512]
+	copy(head[len("blobs/sha256/"):], is)
+	copy(head[148:156], "        ")
+	sum := 0
+	for _, c := range head {
+		sum += int(c)
+	}
+	copy(head[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return data
 }
