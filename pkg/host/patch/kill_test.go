@@ -32,7 +32,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, Apply(context.Background(), os.Stdin, &stops{2}, root))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if paths, err := files(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(paths[0]))
+	}
+	os.Exit(code)
 }
 
 // run starts an Apply that stands still once two blobs are there and a third is.

@@ -3,6 +3,7 @@ package patch
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -45,9 +47,22 @@ func zipped(data []byte) []byte {
 	return b.Bytes()
 }
 
+// files are two bundles, and the delta from one to the other: made once.
+var files = sync.OnceValues(func() (paths [3]string, err error) {
+	dir, err := os.MkdirTemp("", "kocli-patch-*")
+	if err != nil {
+		return paths, err
+	}
+	paths = [3]string{filepath.Join(dir, "v1.tar"), filepath.Join(dir, "v2.tar"), filepath.Join(dir, "d.tar")}
+	if err := errors.Join(bundle(paths[0], "v1", 0), bundle(paths[1], "v2", 3)); err != nil {
+		return paths, err
+	}
+	_, err = delta.Make(context.Background(), delta.Options{Base: paths[0], Input: paths[1], Output: paths[2], Version: "v0.0.0-test"})
+	return paths, err
+})
+
 // bundle writes a bundle of two images, a compressed program and a plain file.
-func bundle(t testing.TB, name string, version int) string {
-	t.Helper()
+func bundle(path, name string, version int) error {
 	c := archivetest.Content{}
 	program := c.File(archive.KindBinary, "kubelet", name, "kubelet", archive.RoleAll, code(1, 300_000, version))
 	c.Compress(&program)
@@ -58,13 +73,9 @@ func bundle(t testing.TB, name string, version int) string {
 	}}
 	var b bytes.Buffer
 	if _, _, err := archive.Write(&b, m, c.Open); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	path := filepath.Join(t.TempDir(), name+".tar")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return os.WriteFile(path, b.Bytes(), 0o600)
 }
 
 // world is a host with the blobs of one bundle, to which a delta has come.
@@ -78,15 +89,13 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	old, next := bundle(t, "v1", 0), bundle(t, "v2", 3)
-	d := filepath.Join(t.TempDir(), "d.tar")
-	if _, err := delta.Make(t.Context(), delta.Options{Base: old, Input: next, Output: d, Version: "v0.0.0-test"}); err != nil {
+	paths, err := files()
+	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{root: filepath.Join(t.TempDir(), "content")}
-	for path, b := range map[string]**archive.Bundle{old: &w.base, next: &w.whole, d: &w.target} {
-		var err error
-		if *b, err = delta.Open(path, nil); err != nil {
+	for i, b := range []**archive.Bundle{&w.base, &w.whole, &w.target} {
+		if *b, err = delta.Open(paths[i], nil); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = (*b).Close() })

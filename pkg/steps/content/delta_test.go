@@ -42,22 +42,23 @@ func program(seed uint64, size, version int) []byte {
 	return out
 }
 
-// bundles are the old one, the new one, and the delta from one to the other.
+// bundles are the old one, the new one, and the delta from one to the other, with a
+// kubelet of so many bytes.
 type bundles struct{ old, whole, delta *archive.Bundle }
 
-func newBundles(t testing.TB) bundles {
+func newBundles(t testing.TB, kubelet int) bundles {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name string, version int) string {
 		c := archivetest.Content{}
-		kubelet := c.File(archive.KindBinary, "kubelet", name, "kubelet", archive.RoleAll, program(1, 2*ledger.Large, version))
-		c.Compress(&kubelet)
-		kubelet.Component = "kubernetes"
+		zipped := c.File(archive.KindBinary, "kubelet", name, "kubelet", archive.RoleAll, program(1, kubelet, version))
+		c.Compress(&zipped)
+		zipped.Component = "kubernetes"
 		plain := c.File(archive.KindBinary, "runc", name, "runc", archive.RoleAll, program(2, 50_000, version))
 		plain.Component = "kubernetes"
 		same := c.File(archive.KindBinary, "ctr", "1", "ctr", archive.RoleAll, program(3, 10_000, 0))
 		same.Component = "kubernetes"
-		m := &archive.Manifest{Name: name, BuiltBy: "test", Architectures: []string{"amd64"}, Items: []archive.Item{kubelet, plain, same}}
+		m := &archive.Manifest{Name: name, BuiltBy: "test", Architectures: []string{"amd64"}, Items: []archive.Item{zipped, plain, same}}
 		if version > 0 {
 			fresh := c.File(archive.KindBinary, "fresh", name, "fresh", archive.RoleAll, program(4, 10_000, 0))
 			fresh.Component = "kubernetes"
@@ -179,7 +180,7 @@ func (s *site) apply(t testing.TB) error {
 }
 
 func TestDelta_convergesWhereverItIsCut(t *testing.T) {
-	b := newBundles(t)
+	b := newBundles(t, 100_000)
 	plantest.Converges(t, func() plantest.World {
 		s := newSite(t, b.delta)
 		s.hold(t, "n1", b.old)
@@ -189,7 +190,7 @@ func TestDelta_convergesWhereverItIsCut(t *testing.T) {
 }
 
 func TestDelta_isSentInPlaceOfTheWhole(t *testing.T) {
-	b := newBundles(t)
+	b := newBundles(t, 100_000)
 	s := newSite(t, b.delta)
 	s.hold(t, "n1", b.old)
 	s.hold(t, "n2", b.old)
@@ -219,7 +220,7 @@ func TestDelta_isSentInPlaceOfTheWhole(t *testing.T) {
 
 // After an install, kocli's store is empty: programs are where they run.
 func TestDelta_goesOnFromWhatIsInstalled(t *testing.T) {
-	b := newBundles(t)
+	b := newBundles(t, ledger.Large)
 	s := newSite(t, b.delta)
 	old := b.old.Manifest()
 	for _, n := range []string{"n1", "n2"} {
@@ -275,7 +276,7 @@ func TestDelta_goesOnFromWhatIsInstalled(t *testing.T) {
 }
 
 func TestDelta_listsWhatIsNowhere(t *testing.T) {
-	b := newBundles(t)
+	b := newBundles(t, 100_000)
 	s := newSite(t, b.delta)
 	s.hold(t, "n1", b.old)
 	err := content.Refusal(t.Context(), s.o)
@@ -315,7 +316,7 @@ func TestDelta_listsWhatIsNowhere(t *testing.T) {
 // A run that was killed once its blobs were made leaves patches; the next one
 // has them removed, and sends nothing.
 func TestDelta_restsAreRemoved(t *testing.T) {
-	b := newBundles(t)
+	b := newBundles(t, 100_000)
 	s := newSite(t, b.delta)
 	for _, n := range []string{"n1", "n2"} {
 		s.hold(t, n, b.whole)
