@@ -12,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/delta"
@@ -50,7 +52,48 @@ func Apply(ctx context.Context, in io.Reader, out io.Writer, root string, also .
 	if err := a.clear(); err != nil {
 		return err
 	}
-	return a.run(ctx, json.NewEncoder(out))
+	say := &voice{to: json.NewEncoder(out)}
+	ctx, end := say.beat(ctx)
+	defer end()
+	return a.run(ctx, say)
+}
+
+// heartbeat is how often Apply says that it lives. Where nobody hears it, because
+// the SSH session has ended, it does not go on.
+const heartbeat = 300 * time.Millisecond
+
+// voice says how far Apply is.
+type voice struct {
+	mu sync.Mutex
+	to *json.Encoder
+}
+
+func (v *voice) say(bytes int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.to.Encode(made{bytes})
+}
+
+// beat says something from time to time, until end is called. The context that it
+// returns ends when nobody hears it.
+func (v *voice) beat(ctx context.Context) (_ context.Context, end func()) {
+	ctx, fail := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if err := v.say(0); err != nil {
+					fail(fmt.Errorf("the operator's machine is gone: %w", err))
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, func() { fail(nil); wg.Wait() }
 }
 
 // check refuses an order that cannot be meant.
@@ -93,7 +136,7 @@ func (a *applier) clear() error {
 	return err
 }
 
-func (a *applier) run(ctx context.Context, out *json.Encoder) (err error) {
+func (a *applier) run(ctx context.Context, out *voice) (err error) {
 	todo := a.lacking()
 	if err := a.possible(todo); err != nil {
 		return err
@@ -178,7 +221,7 @@ func (a *applier) full(need, free int64) error {
 }
 
 // make makes blobs one after another. A patch goes with its last blob.
-func (a *applier) make(ctx context.Context, build *delta.Builder, todo []archive.DeltaBlob, out *json.Encoder) error {
+func (a *applier) make(ctx context.Context, build *delta.Builder, todo []archive.DeltaBlob, out *voice) error {
 	users := map[string]int{}
 	for _, b := range todo {
 		users[b.Stored.Digest]++
@@ -192,7 +235,7 @@ func (a *applier) make(ctx context.Context, build *delta.Builder, todo []archive
 				return err
 			}
 		}
-		if err := out.Encode(made{b.Size}); err != nil {
+		if err := out.say(b.Size); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,9 @@ import (
 type stops struct{ left int }
 
 func (s *stops) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(`:0}`)) { // it only lives
+		return len(p), nil
+	}
 	if s.left--; s.left < 0 {
 		fmt.Println("in the middle")
 		select {} // until it is killed

@@ -157,7 +157,7 @@ func (w *world) apply(t testing.TB, also ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	err := Apply(t.Context(), bytes.NewReader(w.raw(t)), &out, w.root, also...)
-	return out.String(), err
+	return strings.ReplaceAll(out.String(), "{\"bytes\":0}\n", ""), err
 }
 
 // check wants every blob that is made to be there, and neither patches nor rests.
@@ -389,4 +389,29 @@ func TestApply_oneAtATime(t *testing.T) {
 	if err := Apply(t.Context(), strings.NewReader("{"), io.Discard, w.root); err == nil {
 		t.Error("an order that was cut off")
 	}
+}
+
+// deaf hears nothing.
+type deaf struct{ err error }
+
+func (d deaf) Write([]byte) (int, error) { return 0, d.err }
+
+// A process that nobody hears any more keeps the content store from nobody.
+func TestApply_endsWithItsSession(t *testing.T) {
+	gone := errors.New("gone")
+	v := &voice{to: json.NewEncoder(deaf{gone})}
+	ctx, end := v.beat(t.Context())
+	<-ctx.Done()
+	if err := context.Cause(ctx); !errors.Is(err, gone) {
+		t.Errorf("got %v", err)
+	}
+	end()
+	w := newWorld(t)
+	if err := Apply(t.Context(), bytes.NewReader(w.raw(t)), deaf{gone}, w.root); !errors.Is(err, gone) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := w.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t)
 }

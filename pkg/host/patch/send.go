@@ -30,7 +30,7 @@ type Order struct {
 
 // made is a line of Apply's answer.
 type made struct {
-	Bytes int64 `json:"bytes"` // of one blob that is there
+	Bytes int64 `json:"bytes"` // of one blob that is there; zero: it still works
 }
 
 // Runner is what Send needs of a host.
@@ -57,7 +57,7 @@ func Send(ctx context.Context, h Runner, argv []string, o Order, each func(done,
 		s := bufio.NewScanner(stdout)
 		for s.Scan() {
 			var m made
-			if json.Unmarshal(s.Bytes(), &m) == nil && each != nil {
+			if json.Unmarshal(s.Bytes(), &m) == nil && each != nil && m.Bytes > 0 {
 				done += m.Bytes
 				each(done, total)
 			}
