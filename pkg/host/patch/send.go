@@ -70,8 +70,11 @@ func Send(ctx context.Context, h Runner, argv []string, o Order, each func(done,
 	_ = out.Close()
 	<-heard
 	var x *host.ExitError
-	if errors.As(err, &x) && (x.Code == int(fault.Bundle) || x.Code == int(fault.Locked)) {
-		return &fault.Error{Code: fault.Code(x.Code), Err: err}
+	switch {
+	case errors.As(err, &x) && x.Code == int(fault.Bundle):
+		return fault.New(fault.Bundle, "", err)
+	case errors.As(err, &x) && x.Code == int(fault.Locked):
+		return fault.New(fault.Locked, "wait until the other kocli has ended, then run the same command again", err)
 	}
 	return err
 }

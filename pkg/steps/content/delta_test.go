@@ -346,3 +346,42 @@ func TestDelta_restsAreRemoved(t *testing.T) {
 	}
 	s.holds(t, "n2", b)
 }
+
+// What a host says of a delta that is wrong, or of another kocli, is told with its
+// name and what to do.
+func TestDelta_saysWhatAHostSays(t *testing.T) {
+	b := newBundles(t, 100_000)
+	s := newSite(t, b.delta)
+	s.hold(t, "n1", b.old)
+	s.hold(t, "n2", b.old)
+	for _, it := range b.old.Items(archive.Filter{}) { // damaged since, which only reading shows
+		if it.Name == "runc" {
+			if err := os.WriteFile(fanout.Path(s.hosts["n2"].dir, it.Digest), make([]byte, it.Size), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.apply(t); fault.CodeOf(err) != fault.Bundle || fault.NodeOf(err) != "n2" || fault.HintOf(err) != "the hint" || !strings.Contains(err.Error(), "not what its digest says") {
+		t.Errorf("%v (%s)", err, fault.HintOf(err))
+	}
+	// It has left the store: the same command says what there is to do.
+	var nowhere *content.NowhereError
+	if err := s.apply(t); !errors.As(err, &nowhere) || len(nowhere.Blobs) != 1 || fault.NodeOf(err) != "n2" {
+		t.Errorf("got %v", err)
+	}
+	s.hold(t, "n2", b.old)
+	release, err := fanout.Hold(s.hosts["n2"].dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.apply(t); fault.CodeOf(err) != fault.Locked || !strings.Contains(fault.HintOf(err), "wait until") {
+		t.Errorf("%v (%s)", err, fault.HintOf(err))
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	s.holds(t, "n2", b)
+}
