@@ -43,7 +43,7 @@ func Apply(ctx context.Context, in io.Reader, out io.Writer, root string, also .
 	if err := o.check(); err != nil {
 		return fault.New(fault.Bundle, "", fmt.Errorf("read the order: %w", err))
 	}
-	release, err := fanout.Hold(root)
+	release, err := hold(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -94,6 +94,24 @@ func (v *voice) beat(ctx context.Context) (_ context.Context, end func()) {
 		}
 	})
 	return ctx, func() { fail(nil); wg.Wait() }
+}
+
+// patience is how long the store may be taken: a process that was killed gives it
+// back when it has ended.
+const patience = 2 * time.Second
+
+func hold(ctx context.Context, root string) (release func() error, err error) {
+	for start := time.Now(); ; {
+		release, err = fanout.Hold(root)
+		if fault.CodeOf(err) != fault.Locked || time.Since(start) > patience {
+			return release, err
+		}
+		select {
+		case <-time.After(heartbeat):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // check refuses an order that cannot be meant.
