@@ -51,6 +51,7 @@ spec:
         featureGates: {KubeletInUserNamespace: true}
         systemReserved: null
         kubeReserved: null
+        evictionHard: {memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 1Gi} # all hosts share this machine's disk
       kubeProxy:
         conntrack: {maxPerCore: 0, min: null, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
   runtime:

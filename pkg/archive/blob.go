@@ -27,6 +27,9 @@ func (b *Bundle) OpenBlob(digest string) (io.ReadCloser, error) {
 		return io.NopCloser(b.verified(bl, digest)), nil
 	}
 	it, ok := b.stored[digest]
+	if b.delta != nil && (!ok || !b.Has(it.Stored.Digest)) {
+		return nil, notWhole(digest)
+	}
 	if !ok {
 		return nil, &fault.Error{
 			Op: "open blob", Code: fault.Bundle, Hint: "see what the bundle holds with `kocli bundle inspect`",
@@ -200,6 +203,12 @@ func (b *Bundle) verifyBlob(ctx context.Context, digest string, step func(int)) 
 
 // owners are the labels of the items that a blob belongs to.
 func (b *Bundle) owners(digest string) []string {
+	for _, p := range b.patched {
+		if p.Stored.Digest == digest {
+			digest = p.Digest
+			break
+		}
+	}
 	var out []string
 	for i := range b.manifest.Items {
 		it := &b.manifest.Items[i]

@@ -21,7 +21,7 @@ const (
 	typeDeltaCfg = "application/vnd.kocli.delta.config.v1+json"
 	deltaRef     = "kocli.io/delta"
 
-	deltaFormat = 1
+	deltaFormat = 2 // 1 had no BaseContent
 )
 
 // Limits of a delta, which bound the memory of applying it.
@@ -55,9 +55,12 @@ type DeltaBlob struct {
 	Stored Descriptor `json:"stored"`
 	// Base is the blob of the base bundle that the frames refer to, in the form
 	// BaseForm; empty where they refer to none.
-	Base     string       `json:"base,omitempty"`
-	BaseForm string       `json:"baseForm,omitempty"`
-	Frames   []DeltaFrame `json:"frames,omitempty"`
+	Base     string `json:"base,omitempty"`
+	BaseForm string `json:"baseForm,omitempty"`
+	// BaseContent is what Base unpacks to, where that is a file of the base bundle:
+	// where it is installed, the file is as good as the blob.
+	BaseContent string       `json:"baseContent,omitempty"`
+	Frames      []DeltaFrame `json:"frames,omitempty"`
 	// Recipe packs the content of the frames, so that the blob comes out.
 	Recipe *Recipe `json:"recipe,omitempty"`
 }
@@ -86,10 +89,7 @@ type Recipe struct {
 
 // validate refuses a document that WriteDelta would not have been given.
 func (m *DeltaManifest) validate() error {
-	if m.Format > deltaFormat {
-		return fmt.Errorf("format %d is newer than this kocli, which reads up to %d", m.Format, deltaFormat)
-	}
-	if m.Format != deltaFormat {
+	if m.Format < 1 {
 		return fmt.Errorf("format %d is not known", m.Format)
 	}
 	for _, d := range []string{m.Base.Digest, m.Target.Digest, m.Manifest} {
@@ -105,7 +105,7 @@ func (m *DeltaManifest) validate() error {
 	}
 	stored := map[string]int64{}
 	for i, b := range m.Blobs {
-		if err := b.validate(); err != nil {
+		if err := b.Validate(); err != nil {
 			return fmt.Errorf("blob %s: %w", b.Digest, err)
 		}
 		if i > 0 && m.Blobs[i-1].Digest >= b.Digest {
@@ -119,7 +119,8 @@ func (m *DeltaManifest) validate() error {
 	return nil
 }
 
-func (b *DeltaBlob) validate() error {
+// Validate refuses a blob that WriteDelta would not have been given.
+func (b *DeltaBlob) Validate() error {
 	for _, d := range []Descriptor{{Digest: b.Digest, Size: b.Size}, b.Stored} {
 		if !ValidDigest(d.Digest) || d.Size < 0 || d.Size > MaxBlobSize {
 			return fmt.Errorf("digest %q or size %d is not valid", d.Digest, d.Size)
@@ -131,8 +132,8 @@ func (b *DeltaBlob) validate() error {
 		}
 		return nil
 	}
-	if b.Base != "" && !ValidDigest(b.Base) {
-		return fmt.Errorf("base %q is not sha256", b.Base)
+	if b.Base != "" && !ValidDigest(b.Base) || b.BaseContent != "" && (!ValidDigest(b.BaseContent) || b.BaseForm == "") {
+		return fmt.Errorf("base %q or its content %q is not sha256", b.Base, b.BaseContent)
 	}
 	var size, content int64
 	for _, f := range b.Frames {
@@ -282,6 +283,15 @@ func (d *Delta) read() error {
 	raw, index, err := s.readManifest(typeDelta)
 	if err != nil {
 		return err
+	}
+	var head struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return fmt.Errorf("document of the delta: %w", err)
+	}
+	if head.Format > deltaFormat {
+		return fmt.Errorf("format %d is newer than this kocli, which reads up to %d", head.Format, deltaFormat)
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()

@@ -37,6 +37,9 @@ type Bundle struct {
 	end        int64 // where the blobs end
 	signatures []Signature
 
+	delta   *DeltaManifest       // that stands for the bundle; nil where it is whole
+	patched map[string]DeltaBlob // by digest: blobs that the delta does not hold as they are
+
 	mu     sync.Mutex
 	chosen map[Filter][]Item // what Items has returned: hundreds of nodes ask for the same
 }

@@ -38,6 +38,15 @@ func (it Item) Holds(digest string) bool {
 	return slices.ContainsFunc(it.descriptors(), func(d Descriptor) bool { return d.Digest == digest })
 }
 
+// Digests are those of the blobs that the item consists of.
+func (it Item) Digests() []string {
+	var out []string
+	for _, d := range it.descriptors() {
+		out = append(out, d.Digest)
+	}
+	return out
+}
+
 // Predecessors finds, for the blobs of to that from has not, the blob of from
 // that is probably most alike: the same file of another version, or the layer
 // in the same place of the same image.

@@ -43,7 +43,9 @@ func (a *app) bundleDeltaCommand() *cobra.Command {
 		Short: "Make the small file that turns one bundle into a newer one",
 		Long: `Writes what BUNDLE has and OLD has not, as patches against OLD where that is smaller.
 Carry only this file to where OLD is, and make BUNDLE there with kocli bundle apply: it
-is the same, byte for byte, with its signatures.`,
+is the same, byte for byte, with its signatures. Where hosts have what is in OLD, the
+delta can be pushed to them as it is (kocli bundle push), or be the --bundle of create,
+plan, preflight and scale.`,
 		Example: "  kocli bundle delta --base kocli-v1.36.1-amd64.tar kocli-v1.36.3-amd64.tar --to v1.36.1-v1.36.3.delta.tar",
 		Args:    oneArg("the new bundle's file"),
 		RunE: func(cmd *cobra.Command, args []string) error {

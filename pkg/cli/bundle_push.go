@@ -25,6 +25,10 @@ only what the host's role and architecture need, and only what it does not have.
 What arrived before an interruption is not sent again. A later create finds
 everything in place.
 
+A delta (kocli bundle delta) does in place of the bundle where the hosts have what it
+was made from: only the delta is carried and sent, and each host makes the rest of
+what it holds. What is nowhere is listed, host by host, before anything is changed.
+
 With three hosts or more, each hands on to the next while it receives, so that one
 copy leaves this machine. Hosts that cannot reach each other get theirs over SSH.
 --fan-out ssh uses nothing but SSH.
@@ -37,6 +41,7 @@ several architectures, an index is made. The login is Docker's own (docker login
 $DOCKER_CONFIG). Nothing but the registry is contacted, through no proxy.`,
 		Example: `  kocli bundle push kocli-v1.36.3-amd64.tar -f cluster.yaml
   kocli bundle push kocli-v1.36.3-amd64.tar -f cluster.yaml --fan-out ssh
+  kocli bundle push v1.36.1-v1.36.3.delta.tar -f cluster.yaml
   kocli bundle push kocli-v1.36.3-amd64.tar --registry https://harbor.example.com/kocli`,
 		Args: oneArg("the bundle's file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -89,6 +94,9 @@ func (a *app) bundlePush(cmd *cobra.Command, bundle string, keyFiles []string, m
 		}
 		printf(a.Out, "%d of %d hosts lacked %s together: %s left this machine in %s, %d links between hosts.\n",
 			len(r.Missing), r.Nodes, ui.Bytes(missing), ui.Bytes(r.Sent), ui.Duration(r.Duration), r.Links)
+		if r.Made > 0 {
+			printf(a.Out, "The hosts made %d blobs, %s, of what they had and the delta.\n", r.Made, ui.Bytes(r.MadeBytes))
+		}
 		printf(a.Out, "Log: %s\n", r.Log)
 		return nil
 	})

@@ -25,7 +25,7 @@ type planFlags struct {
 
 func (p *planFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&p.bundle, "bundle", "", "bundle `file` with everything that is installed")
+	f.StringVar(&p.bundle, "bundle", "", "bundle `file` with everything that is installed, or a delta to what the hosts have")
 	keyFlag(cmd, &p.keys)
 	f.StringSliceVar(&p.only, "only", nil, "only these steps or `phases`")
 	f.StringSliceVar(&p.skip, "skip", nil, "all but these steps or `phases`")

@@ -10,7 +10,9 @@ import (
 	"github.com/kocli/kocli/pkg/host/containerd"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/forward"
+	"github.com/kocli/kocli/pkg/host/patch"
 	"github.com/kocli/kocli/pkg/host/sink"
+	"github.com/kocli/kocli/pkg/internal/lean"
 	"github.com/kocli/kocli/pkg/netcheck"
 	"github.com/kocli/kocli/pkg/workflow"
 )
@@ -70,6 +72,19 @@ func (a *app) onHostCommands() []*cobra.Command {
 		},
 	}
 	relay.Flags().StringSliceVar(&also, "also", nil, "`folders` of others with blobs under their digests")
+	var patches string
+	apply := &cobra.Command{
+		Use: "apply", Short: "Make blobs of those that are here and a delta", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if patches != patch.Protocol {
+				return usage(cmd, fmt.Errorf("this kocli speaks protocol %s, not %s", patch.Protocol, patches))
+			}
+			defer lean.Within(leanMemory)()
+			return patch.Apply(cmd.Context(), a.In, a.Out, fanout.Root(), also...)
+		},
+	}
+	apply.Flags().StringVar(&patches, "protocol", "", "`version` of the stream")
+	apply.Flags().StringSliceVar(&also, "also", nil, "`folders` of others with blobs under their digests")
 	lane := &cobra.Command{
 		Use: "lane", Short: "Pass content on to the relay", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return fanout.Lane(cmd.Context(), a.In, fanout.Root()) },
@@ -98,5 +113,5 @@ func (a *app) onHostCommands() []*cobra.Command {
 	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
 	images.Flags().StringVar(&speaks, "protocol", "", "`version` of the stream")
 	images.Flags().StringVar(&address, "address", containerd.Address, "`socket` of containerd")
-	return []*cobra.Command{check, receive, relay, lane, images, lend}
+	return []*cobra.Command{check, receive, relay, apply, lane, images, lend}
 }

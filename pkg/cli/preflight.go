@@ -44,7 +44,7 @@ makes the errors of a check warnings.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&p.bundle, "bundle", "", "bundle `file` that would be installed")
+	f.StringVar(&p.bundle, "bundle", "", "bundle `file` that would be installed, or a delta to what the hosts have")
 	keyFlag(cmd, &p.keys)
 	f.StringSliceVar(&p.ignore, "ignore", nil, "`checks` whose errors become warnings")
 	f.BoolVar(&p.list, "list", false, "list the checks and what each is for")

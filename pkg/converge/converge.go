@@ -65,11 +65,13 @@ func (f Files) Apply(ctx context.Context, h host.Host) error {
 // width at once elsewhere.
 func Put(ctx context.Context, h host.Host, files []host.File, width int) error {
 	var total, done, travels int64
+	var hostOnly bool
 	for _, file := range files {
 		_, size := file.Blob()
 		total, travels = total+file.Size, travels+size
+		hostOnly = hostOnly || file.HostOnly
 	}
-	if b, ok := h.(host.Bulk); ok && total > bulkFrom {
+	if b, ok := h.(host.Bulk); ok && (total > bulkFrom || hostOnly) {
 		err := b.PutAll(ctx, files, func(n int64) { plan.Transfer(ctx, "files", n, travels) })
 		if !errors.Is(err, host.ErrNoBulk) {
 			return err

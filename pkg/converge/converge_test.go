@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -170,5 +171,37 @@ func TestAsked_leavesExitErrorsToTheCaller(t *testing.T) {
 	m.Cut()
 	if _, _, err := converge.Asked(t.Context(), m, host.Command("printf", "%s", "x")); !errors.Is(err, hosttest.ErrCut) {
 		t.Errorf("lost: %v", err)
+	}
+}
+
+// bulk is a host that takes files in one stream.
+type bulk struct {
+	*hosttest.Machine
+	took []string
+	err  error
+}
+
+func (b *bulk) PutAll(_ context.Context, files []host.File, _ func(int64)) error {
+	for _, f := range files {
+		b.took = append(b.took, f.Path)
+	}
+	return b.err
+}
+
+// What the host makes itself cannot be sent, however small it is.
+func TestPut_whatOnlyTheHostHasIsTakenFromThere(t *testing.T) {
+	none := errors.New("there are no bytes here")
+	small, made := host.Bytes("/etc/small", 0o644, []byte("x")), host.Bytes("/etc/made", 0o644, []byte("y"))
+	made.HostOnly, made.Open = true, func() (io.ReadCloser, error) { return nil, none }
+	h := &bulk{Machine: hosttest.New("n")}
+	if err := converge.Put(t.Context(), h, []host.File{small}, 0); err != nil || len(h.took) > 0 {
+		t.Errorf("%v: %v", h.took, err)
+	}
+	if err := converge.Put(t.Context(), h, []host.File{small, made}, 0); err != nil || len(h.took) != 2 {
+		t.Errorf("%v: %v", h.took, err)
+	}
+	h.err = host.ErrNoBulk // no kocli runs there
+	if err := converge.Put(t.Context(), h, []host.File{made}, 0); !errors.Is(err, none) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -108,6 +108,9 @@ type File struct {
 	// Compressed is the same content in the form that travels, and that content
 	// stores hold; nil where there is none but the content itself.
 	Compressed *Compressed
+	// HostOnly says that Open has no bytes to give: the host makes them in its content
+	// store, and PutAll takes them from there.
+	HostOnly bool
 }
 
 // Compressed is content as zstd frames (pkg/archive/frames).

@@ -37,6 +37,21 @@ func NodeCondition(n *corev1.Node) (bool, string) {
 	return false, "the kubelet has not reported yet"
 }
 
+// NodePressure says what a node is short of, in the words of its kubelet, which
+// evicts pods until it is not; "" where it has enough.
+func NodePressure(n *corev1.Node) string {
+	var out []string
+	for _, c := range n.Status.Conditions {
+		switch c.Type {
+		case corev1.NodeDiskPressure, corev1.NodeMemoryPressure, corev1.NodePIDPressure:
+			if c.Status == corev1.ConditionTrue {
+				out = append(out, fmt.Sprintf("%s (%s)", c.Type, c.Message))
+			}
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 // Owned is the annotation that lists the labels and taints that kocli set on a
 // node, so that those which leave the YAML can be taken away again.
 const Owned = "kocli.io/owned"

@@ -55,13 +55,16 @@ func (c *Client) SetConfigMap(ctx context.Context, namespace, name, key, value s
 	return err
 }
 
+// ErrFinal is wrapped by what Poll need not wait for: it does not pass by itself.
+var ErrFinal = errors.New("waiting does not help")
+
 // Poll calls ready every interval until it returns nil or ctx ends; then the
 // last reason is the error. An error of the API is a reason like any other; a
-// host that is lost is not: its connection does not come back.
+// host that is lost is not: its connection does not come back. Nor is an ErrFinal.
 func Poll(ctx context.Context, interval time.Duration, ready func(ctx context.Context) error) error {
 	for {
 		err := ready(ctx)
-		if err == nil || fault.CodeOf(err) == fault.Unreachable {
+		if err == nil || fault.CodeOf(err) == fault.Unreachable || errors.Is(err, ErrFinal) {
 			return err
 		}
 		select {

@@ -150,9 +150,12 @@ func (p Payload) file(it archive.Item, dst string, mode fs.FileMode) host.File {
 		Path: dst, Mode: mode, Size: it.Size, SHA256: strings.TrimPrefix(it.Digest, "sha256:"),
 		Open: func() (io.ReadCloser, error) { return p.bundle.OpenBlob(it.Digest) },
 	}
+	blob := it.Digest
 	if s := it.Stored; s != nil {
+		blob = s.Digest
 		f.Compressed = &host.Compressed{Digest: s.Digest, Size: s.Size, Open: func() (io.ReadCloser, error) { return p.bundle.OpenBlob(s.Digest) }}
 	}
+	f.HostOnly = !p.bundle.Has(blob)
 	return f
 }
 

@@ -136,6 +136,12 @@ func TestChecks(t *testing.T) {
 			in.Need["cp-1"] = []preflight.Space{{"/var/lib/containerd", 30 * gib}, {"/usr/bin", 25 * gib}}
 		}, "disk-space cp-1 error", "55 GiB will be written to /var/lib/containerd, /usr/bin"},
 		{"a disk that will be nearly full is worth a word", func(in *preflight.Input) { in.Need["cp-1"] = []preflight.Space{{"/var/lib/etcd", 4 * gib}} }, "disk-space cp-1 warning", "/etcd"},
+		{"a disk on which the kubelet would evict pods is refused", both(on("cp-1", func(f *probe.Facts) { f.Disks[0].Size = 400 * gib }), func(in *preflight.Input) {
+			in.Need["cp-1"] = []preflight.Space{{"/var/lib/containerd", gib}}
+		}), "disk-space cp-1 error", "below 15 % (60 GiB)"},
+		{"the kubelet may be told to evict later", both(on("cp-1", func(f *probe.Facts) { f.Disks[0].Size = 400 * gib }), both(kubelet("evictionHard", map[string]any{"imagefs.available": "1Gi"}), func(in *preflight.Input) {
+			in.Need["cp-1"] = []preflight.Space{{"/var/lib/containerd", gib}}
+		})), "", ""},
 		{"what goes to another disk does not count", func(in *preflight.Input) {
 			in.Need["cp-1"] = []preflight.Space{{"/var/lib/etcd", gib}, {"/usr", 40 * gib}}
 		}, "", ""},

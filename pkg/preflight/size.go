@@ -18,10 +18,15 @@ const (
 	minControlPlaneMem = 1700 * mib
 	minWorkerMem       = 700 * mib
 	goodMem            = 2000 * mib // 2 GiB less what the kernel keeps
-	// diskReserve stays free beside what is written: below 15 % or so the
-	// kubelet deletes images and evicts pods, and etcd needs room to grow.
+	// diskReserve stays free beside what is written: etcd needs room to grow.
 	diskReserve = 2 << 30
+	// evictBelow are the percents of a disk with images that the kubelet keeps free:
+	// below, it deletes images and evicts pods (evictionHard, imagefs.available).
+	evictBelow = 15
 )
+
+// imagesPath is below where containerd keeps images.
+const imagesPath = "/var/lib/containerd"
 
 func versionInBundle(in Input) []Finding {
 	v := in.Inventory.Version()
@@ -91,12 +96,17 @@ func diskSpace(in Input, n inventory.Node, f probe.Facts) []Finding {
 		}
 	}
 	var all []Finding
+	_, limits := kubeletField(in, n, "evictionHard")
 	for _, key := range slices.Sorted(maps.Keys(need)) {
 		d, bytes, where := disks[key], need[key], strings.Join(paths[key], ", ")
+		keeps := d.Size / 100 * evictBelow
 		fix := fmt.Sprintf("free %s on %s, or mount a larger disk there", size(max(bytes+diskReserve-d.Free, mib)), d.Mount)
 		switch {
 		case d.Free < bytes:
 			all = append(all, refuse(fix, "%s are free on %s, and %s will be written to %s", size(d.Free), d.Mount, size(bytes), where))
+		case d.Free-bytes < keeps && !limits && slices.ContainsFunc(paths[key], func(p string) bool { return strings.HasPrefix(p, imagesPath) }):
+			all = append(all, refuse(fmt.Sprintf("free %s on %s, or set evictionHard in spec.kubernetes.overrides.kubelet (imagefs.available, nodefs.available, memory.available)", size(max(keeps+bytes-d.Free, mib)), d.Mount),
+				"%s of %s are free on %s; after %s are written there, the kubelet evicts pods, which it does below %d %% (%s)", size(d.Free), size(d.Size), d.Mount, size(bytes), evictBelow, size(keeps)))
 		case d.Free < bytes+diskReserve:
 			all = append(all, warn(fix, "%s are free on %s; after %s are written to %s little is left to run with", size(d.Free), d.Mount, size(bytes), where))
 		}

@@ -60,6 +60,10 @@ type Cluster struct {
 	EtcdCredentials func() (etcd.Credentials, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
+	// made is told what hosts made in it, where the bundle is a delta.
+	made func(blobs int, bytes int64)
+	// wholeBundle is the hint where a delta does not do.
+	wholeBundle string
 	// Leaving are the control planes that are still there and not in the YAML.
 	Leaving  []inventory.Node
 	election loadbalancer.Election

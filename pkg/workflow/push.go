@@ -22,6 +22,8 @@ type PushResult struct {
 	Links     int              `json:"links"`        // between hosts
 	Moved     int              `json:"moved"`        // links that were made anew
 	Lanes     int              `json:"lanes"`        // further SSH connections, where the round trip is long
+	Made      int              `json:"madeBlobs"`    // that hosts made of what they had and a delta, of all hosts together
+	MadeBytes int64            `json:"madeBytes"`    // of these
 	Duration  time.Duration    `json:"durationNs"`
 	Hosts     map[string]Stats `json:"hosts,omitempty"`
 	Log       string           `json:"log,omitempty"`
@@ -46,6 +48,7 @@ func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error)
 	if err != nil {
 		return res, err
 	}
+	c.made = func(blobs int, bytes int64) { res.Made, res.MadeBytes, res.Unchanged = blobs, bytes, false }
 	phases, err := c.pushPhases(mode, func(r fanout.Report) {
 		res.Missing, res.Sent, res.Links, res.Moved, res.Lanes, res.Unchanged = r.Missing, r.Sent, r.Links, r.Moved, r.Lanes, false
 	})
@@ -85,29 +88,65 @@ func (c *Cluster) pushPhases(mode fanout.Mode, done func(fanout.Report)) ([]plan
 
 // contentPhase sends all that the installing ones of all phases will need.
 func (c *Cluster) contentPhase(all []plan.Phase, mode fanout.Mode, done func(fanout.Report)) (plan.Phase, error) {
-	var nodes []content.Node
-	phases := slices.DeleteFunc(slices.Clone(all), func(ph plan.Phase) bool { return !slices.Contains(installing(), ph.Name) })
-	for _, n := range c.Inventory.Nodes {
-		cn := content.Node{Name: n.Name, IP: n.IP}
-		for _, ph := range phases {
-			steps, err := ph.Steps(n.Name)
-			if err != nil {
-				return plan.Phase{}, err
-			}
-			cn.Steps = append(cn.Steps, steps...)
-		}
-		nodes = append(nodes, cn)
+	o, err := c.content(all)
+	if err != nil {
+		return plan.Phase{}, err
 	}
-	blobs := ctrd.ContentDir()
-	step := content.Push(content.Options{
-		Nodes: nodes, Dialer: c.Dialer, Item: c.item, Mode: mode, Now: c.Clock.Now, Done: done,
-		Relay: []string{kocliPath(), "node", "relay", "--also", blobs}, Also: []string{blobs},
-		Lane: []string{kocliPath(), "node", "lane"}, Line: c.Line,
-	})
+	o.Mode, o.Done, o.Made = mode, done, c.made
+	step := content.Push(o)
 	return plan.Phase{
 		Name: "content", Needs: []string{"agent"}, Nodes: []string{c.Seed.Name},
 		Steps: func(string) ([]plan.Step, error) { return []plan.Step{step}, nil },
 	}, nil
+}
+
+// content is what all nodes need of the bundle, for the installing ones of all
+// phases.
+func (c *Cluster) content(all []plan.Phase) (content.Options, error) {
+	blobs := ctrd.ContentDir()
+	o := content.Options{
+		Dialer: c.Dialer, Item: c.item, Now: c.Clock.Now,
+		Relay: []string{kocliPath(), "node", "relay", "--also", blobs}, Also: []string{blobs},
+		Lane: []string{kocliPath(), "node", "lane"}, Line: c.Line,
+		Delta: content.Of(c.Bundle, []string{kocliPath(), "node", "apply", "--also", blobs}, c.wholeBundle),
+	}
+	for _, n := range c.Inventory.Nodes {
+		cn := content.Node{Name: n.Name, IP: n.IP}
+		for _, ph := range all {
+			to := &cn.Steps
+			if ph.Name == "agent" {
+				to = &cn.First
+			} else if !slices.Contains(installing(), ph.Name) {
+				continue
+			}
+			steps, err := ph.Steps(n.Name)
+			if err != nil {
+				return o, err
+			}
+			*to = append(*to, steps...)
+		}
+		if o.Delta == nil {
+			cn.First = nil
+		}
+		o.Nodes = append(o.Nodes, cn)
+	}
+	return o, nil
+}
+
+// complete refuses a delta that does not lead to what the hosts need, before
+// anything is changed.
+func (c *Cluster) complete(ctx context.Context) error {
+	if c.Bundle == nil {
+		return nil
+	}
+	if _, ok := c.Bundle.Delta(); !ok {
+		return nil
+	}
+	o, err := c.content(c.installPhases())
+	if err != nil {
+		return err
+	}
+	return content.Refusal(ctx, o)
 }
 
 // item is a blob of the bundle for a push.
@@ -121,5 +160,9 @@ func (c *Cluster) item(digest string) (fanout.Item, bool) {
 
 // pushes reports whether create sends its content in one go.
 func (c *Cluster) pushes() bool {
-	return c.Bundle != nil && (c.Far || len(c.Inventory.Nodes) >= contentFrom)
+	if c.Bundle == nil {
+		return false
+	}
+	_, delta := c.Bundle.Delta() // whose blobs hosts make in their content stores
+	return delta || c.Far || len(c.Inventory.Nodes) >= contentFrom
 }

@@ -148,7 +148,10 @@ func (s *Session) examine(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, s.closed(c)
+	if err := s.closed(c); err != nil {
+		return nil, err
+	}
+	return c, c.complete(ctx)
 }
 
 // closed refuses a bundle that lacks something.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/delta"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
@@ -96,7 +97,7 @@ func Open(ctx context.Context, o Options, writes bool) (*Session, error) {
 	s := &Session{o: o, start: o.Clock.Now(), inv: o.Inventory, dir: state.Open(o.Home, o.Inventory.Name), access: kube.NewAccess()}
 	o.Observer.Nodes(inventory.Names(o.Inventory.Nodes))
 	if o.Bundle != "" {
-		b, err := archive.OpenSigned(o.Bundle, o.Keys)
+		b, err := delta.Open(o.Bundle, o.Keys)
 		if err != nil {
 			return nil, err
 		}
@@ -249,6 +250,7 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 		Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock, Line: s.hosts.Line,
 		EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }),
 	}
+	c.wholeBundle = fmt.Sprintf("push the whole bundle instead: kocli bundle push NEW.tar -f %s; or make it here first: kocli bundle apply --base OLD.tar %s --to NEW.tar", s.o.SpecFile, s.o.Bundle)
 	if s.bundle != nil && len(s.inv.Nodes) < contentFrom {
 		var names []string
 		for _, n := range s.inv.Nodes {

@@ -114,7 +114,7 @@ type event struct {
 	Changed                        int
 	Hosts                          map[string]struct{ RoundTrips, BytesSent int64 }
 	MissingBytes                   map[string]int64
-	SentBytes, Links               int64
+	SentBytes, Links, MadeBlobs    int64
 }
 
 // lastLine decodes the last line of -o json.

@@ -50,7 +50,7 @@ func Apply(ctx context.Context, o Options) (archive.Side, error) {
 	defer func() { _ = base.Close() }()
 	doc := d.Manifest()
 	err = replace("apply delta", o.Output, doc.Target.Size, func(f *os.File) error {
-		a := &applier{ctx: ctx, o: o, delta: d, base: base, doc: doc, blobs: map[string]archive.DeltaBlob{}}
+		a := &applier{ctx: ctx, o: o, delta: d, base: base, side: base.Digest(), doc: doc, blobs: map[string]archive.DeltaBlob{}}
 		for _, b := range doc.Blobs {
 			a.blobs[b.Digest] = b
 		}
@@ -68,27 +68,24 @@ type applier struct {
 	ctx   context.Context
 	o     Options
 	delta *archive.Delta
-	base  *archive.Bundle
+	base  Base
+	side  string // digest of the base, for the error
 	doc   archive.DeltaManifest
 	blobs map[string]archive.DeltaBlob
-	dec   *decoder
-	old   *scratch // content of the base blob at hand
+	build *Builder
 	done  int64
 }
 
 func (a *applier) open() (err error) {
-	if a.dec, err = newDecoder(); err != nil {
-		return err
-	}
-	a.old, err = newScratch(filepath.Dir(a.o.Output))
+	a.build, err = NewBuilder(a.base, a.delta.OpenBlob, filepath.Dir(a.o.Output), archive.MaxBlobSize)
 	return err
 }
 
 func (a *applier) close() error {
-	if a.old == nil {
+	if a.build == nil {
 		return nil
 	}
-	return a.old.Close()
+	return a.build.Close()
 }
 
 func (a *applier) write(f *os.File) error {
@@ -138,25 +135,10 @@ func (p *progress) Write(b []byte) (int, error) {
 // manifest makes the bundle manifest of the target.
 func (a *applier) manifest() (*archive.Manifest, error) {
 	b, ok := a.blobs[a.doc.Manifest]
-	if !ok || b.Size > archive.MaxManifestSize || b.Base != "" {
-		return nil, damaged(errors.New("the delta has no bundle manifest"))
+	if !ok {
+		return nil, errNoManifest()
 	}
-	r, err := a.blob(a.doc.Manifest)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := io.ReadAll(io.LimitReader(r, archive.MaxManifestSize))
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, damaged(err)
-	}
-	if got := digestOf(raw); got != a.doc.Manifest {
-		return nil, damaged(fmt.Errorf("the bundle manifest has digest %s, should be %s", got, a.doc.Manifest))
-	}
-	m, err := archive.DecodeManifest(raw)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	return &m, nil
+	return manifestOf(a.build, b)
 }
 
 // missing refuses a base that lacks what the target needs.
@@ -164,7 +146,7 @@ func (a *applier) missing(m *archive.Manifest) error {
 	nowhere := map[string]bool{}
 	for _, d := range m.Contents() {
 		b, ok := a.blobs[d.Digest]
-		if !a.base.Has(d.Digest) && (!ok || b.Base != "" && !a.base.Has(b.Base)) {
+		if !a.base.Has(d.Digest) && (!ok || !Builds(b, a.base)) {
 			nowhere[d.Digest] = true
 		}
 	}
@@ -186,7 +168,7 @@ func (a *applier) missing(m *archive.Manifest) error {
 	}
 	return &fault.Error{
 		Code: fault.Bundle, Err: e,
-		Hint: fmt.Sprintf("this delta was made from %s with digest %s; --base %s has digest %s", a.doc.Base.Name, a.doc.Base.Digest, a.o.Base, a.base.Digest()),
+		Hint: fmt.Sprintf("this delta was made from %s with digest %s; --base %s has digest %s", a.doc.Base.Name, a.doc.Base.Digest, a.o.Base, a.side),
 	}
 }
 
@@ -196,59 +178,7 @@ func (a *applier) blob(digest string) (io.ReadCloser, error) {
 	if !ok || a.base.Has(digest) {
 		return a.base.OpenBlob(digest)
 	}
-	if len(b.Frames) == 0 {
-		return a.delta.OpenBlob(digest)
-	}
-	if b.Base != "" {
-		form, _, err := a.old.content(a.ctx, func() (io.ReadCloser, error) { return a.base.OpenBlob(b.Base) })
-		if err != nil {
-			return nil, fmt.Errorf("base: %w", err)
-		}
-		if form != b.BaseForm {
-			return nil, damaged(fmt.Errorf("%s is packed as %q, the delta says %q", b.Base, form, b.BaseForm))
-		}
-	}
-	stored, err := a.delta.OpenBlob(b.Stored.Digest)
-	if err != nil {
-		return nil, err
-	}
-	r, w := io.Pipe()
-	p := &pipe{PipeReader: r, done: make(chan struct{})}
-	go func() {
-		defer close(p.done)
-		err := a.rebuild(w, stored, b)
-		_ = stored.Close()
-		_ = w.CloseWithError(err) // nil is io.EOF to the reader
-	}()
-	return p, nil
-}
-
-// rebuild writes a blob.
-func (a *applier) rebuild(w io.Writer, stored io.Reader, b archive.DeltaBlob) error {
-	if b.Recipe == nil {
-		return a.dec.decode(w, stored, b.Frames, a.old)
-	}
-	z, err := packer(w, b.Recipe)
-	if err != nil {
-		return fault.New(fault.Bundle, "apply it with kocli "+a.doc.BuiltBy+", which made the delta", err)
-	}
-	if err := a.dec.decode(z, stored, b.Frames, a.old); err != nil {
-		return err
-	}
-	return z.Close()
-}
-
-// pipe ends its writer when it is closed.
-type pipe struct {
-	*io.PipeReader
-	done chan struct{}
-}
-
-// Close waits for the writer: its files are free then.
-func (p *pipe) Close() error {
-	err := p.PipeReader.Close()
-	<-p.done
-	return err
+	return a.build.Open(a.ctx, b)
 }
 
 // blame words an error of a blob that came out wrong.
@@ -257,7 +187,7 @@ func (a *applier) blame(err error) error {
 	switch {
 	case errors.As(err, &be) && a.blobs[be.Digest].Recipe != nil:
 		return fault.New(fault.Bundle, "apply it with kocli "+a.doc.BuiltBy+", which made the delta and may compress in another way; otherwise copy the delta again", err)
-	case errors.As(err, &be), errors.Is(err, errFrame), errors.Is(err, errPatch), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.As(err, &be), Damaged(err):
 		return damaged(err)
 	}
 	return err

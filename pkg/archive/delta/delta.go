@@ -8,6 +8,9 @@
 // memory than a few of them, however large the blobs are; contents are put into
 // temporary files without a name beside the output.
 //
+// Where the base is not a bundle but what a host holds, a Builder makes single
+// blobs; Open lets the delta stand for the bundle meanwhile.
+//
 // The package must not import anything that stands above pkg/archive.
 package delta
 
@@ -32,7 +35,8 @@ const copySize = 512 << 10 // bytes of the buffer of copies
 // scratch is a temporary file that has no name: it is gone with the process.
 type scratch struct {
 	*os.File
-	size int64
+	size  int64
+	limit int64 // bytes that it may take
 }
 
 func newScratch(dir string) (*scratch, error) {
@@ -43,7 +47,7 @@ func newScratch(dir string) (*scratch, error) {
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &scratch{File: f}, nil
+	return &scratch{File: f, limit: archive.MaxBlobSize}, nil
 }
 
 // fill replaces the content by what r holds.
@@ -54,7 +58,7 @@ func (s *scratch) fill(ctx context.Context, r io.Reader) (err error) {
 	if _, err := s.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	s.size, err = io.CopyBuffer(onlyWriter{s.File}, &limited{ctx: ctx, r: r, left: archive.MaxBlobSize}, make([]byte, copySize))
+	s.size, err = io.CopyBuffer(onlyWriter{s.File}, &limited{ctx: ctx, r: r, left: s.limit}, make([]byte, copySize))
 	return err
 }
 
@@ -71,12 +75,13 @@ func (l *limited) Read(p []byte) (int, error) {
 	}
 	n, err := l.r.Read(p)
 	if l.left -= int64(n); l.left < 0 {
-		return 0, errTooLarge
+		return 0, ErrTooLarge
 	}
 	return n, err
 }
 
-var errTooLarge = fmt.Errorf("content of more than %d bytes", archive.MaxBlobSize)
+// ErrTooLarge says that a base unpacks to more than there may be.
+var ErrTooLarge = errors.New("the content is larger than it may be")
 
 // content fills s with the content of a blob: unpacked where it is packed in a
 // form that is known, otherwise as it is. An error of the blob itself is returned.
@@ -89,7 +94,7 @@ func (s *scratch) content(ctx context.Context, open func() (io.ReadCloser, error
 	br := bufio.NewReaderSize(blob, copySize)
 	if form = formOf(br); form != "" {
 		head, err = s.unpacked(ctx, br, form)
-		if err == nil || errors.Is(err, archive.ErrDamaged) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, archive.ErrDamaged) || ctx.Err() != nil || s.limit < archive.MaxBlobSize && errors.Is(err, ErrTooLarge) {
 			return form, head, err
 		}
 		// It only begins like one.

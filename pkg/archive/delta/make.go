@@ -52,7 +52,14 @@ func Make(ctx context.Context, o Options) (*Report, error) {
 	defer func() { _ = target.Close() }()
 	r := &Report{Output: o.Output, Base: base.Side(), Target: target.Side()}
 	err = replace("make delta", o.Output, 0, func(f *os.File) error {
-		m := &maker{ctx: ctx, o: o, r: r, base: base, target: target, older: archive.Predecessors(base, target), held: map[string]section{}}
+		m := &maker{
+			ctx: ctx, o: o, r: r, base: base, target: target, older: archive.Predecessors(base, target), held: map[string]section{}, files: map[string]string{},
+		}
+		for _, it := range base.Manifest().Items {
+			if it.Stored != nil {
+				m.files[it.Stored.Digest] = it.Digest
+			}
+		}
 		err := m.open()
 		if err == nil {
 			err = m.write(f)
@@ -75,6 +82,7 @@ type maker struct {
 	r            *Report
 	base, target *archive.Bundle
 	older        map[string]string
+	files        map[string]string // digests of the base's files, by the blobs that hold them compressed
 	enc          *encoder
 	content      *scratch // of the blob at hand
 	old          *scratch // content of its predecessor
@@ -188,6 +196,9 @@ func (m *maker) blob(d archive.Descriptor) (archive.DeltaBlob, error) {
 			return whole, err
 		}
 		out.Base, old = older, m.old
+		if out.BaseForm != "" {
+			out.BaseContent = m.files[older]
+		}
 	}
 	if _, err := m.patches.Seek(m.patches.size, io.SeekStart); err != nil {
 		return whole, err
@@ -203,7 +214,7 @@ func (m *maker) blob(d archive.Descriptor) (archive.DeltaBlob, error) {
 		used = used || f.Dict > 0
 	}
 	if !used {
-		out.Base, out.BaseForm = "", ""
+		out.Base, out.BaseForm, out.BaseContent = "", "", ""
 	}
 	if out.Stored.Size >= d.Size {
 		return whole, nil

@@ -45,6 +45,12 @@ func Path(root, digest string) string {
 	return filepath.Join(root, "sha256", strings.TrimPrefix(digest, "sha256:"))
 }
 
+// MadePath is where a blob stands while it is made on the host, for the store below
+// root.
+func MadePath(root, digest string) string {
+	return filepath.Join(root, "part", strings.TrimPrefix(digest, "sha256:")+".made")
+}
+
 // Root is the folder of the content store on a host.
 func Root() string { return "/var/lib/kocli/content" }
 
@@ -75,6 +81,24 @@ type slot struct {
 
 // openStore opens the folder for this process alone.
 func openStore(root string, also []string) (*store, error) {
+	f, err := lock(root)
+	if err != nil {
+		return nil, err
+	}
+	return &store{root: root, also: also, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
+}
+
+// Hold makes the content store below root be there, and keeps it for this process
+// alone until release is called.
+func Hold(root string) (release func() error, err error) {
+	f, err := lock(root)
+	if err != nil {
+		return nil, err
+	}
+	return f.Close, nil
+}
+
+func lock(root string) (*os.File, error) {
 	for _, d := range []string{"sha256", "part"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o700); err != nil {
 			return nil, err
@@ -89,7 +113,7 @@ func openStore(root string, also []string) (*store, error) {
 			errors.New("another kocli is sending content to this host"))
 		return nil, errors.Join(err, f.Close())
 	}
-	return &store{root: root, also: also, lock: f, changed: make(chan struct{}), slots: map[int]*slot{}}, nil
+	return f, nil
 }
 
 // close gives the folder free. Parts stay for the next run.

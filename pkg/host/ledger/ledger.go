@@ -115,6 +115,42 @@ func (b Book) content(name string) (Entry, bool) {
 	return Entry{}, false
 }
 
+// Installed returns where files with these digests ("sha256:...") stand as kocli
+// left them: large ones, whose size and time are those that the ledger has.
+func Installed(ctx context.Context, r host.Reader, digests map[string]bool) (map[string]string, error) {
+	book, err := Read(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	newest := map[string]Entry{} // by path
+	for _, e := range book {
+		if e.Kind == Content {
+			newest[e.Name] = e
+		}
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[string]string{}
+	var errs []error
+	for _, e := range newest {
+		if !digests["sha256:"+e.SHA256] {
+			continue
+		}
+		wg.Go(func() {
+			info, err := r.Stat(ctx, e.Name)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, ignoreAbsent(err))
+			} else if d := "sha256:" + e.SHA256; info.Mode().IsRegular() && info.Size() == e.Size && info.ModTime().Unix() == e.ModTime && (out[d] == "" || e.Name < out[d]) {
+				out[d] = e.Name
+			}
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
+}
+
 // Large is the size, in bytes, from which a digest is not computed again as long as the
 // file's size and time are as kocli left them.
 const Large = 1 << 20

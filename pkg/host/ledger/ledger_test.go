@@ -208,3 +208,31 @@ func TestHost_tunnel(t *testing.T) {
 	}
 	var _ host.Tunnel = ledger.Wrap(m)
 }
+
+// Files whose digest the ledger knows are found, as long as they are as kocli
+// left them.
+func TestInstalled_asKocliLeftThem(t *testing.T) {
+	m := hosttest.New("n")
+	large := func(c string) (host.File, string) {
+		f := host.Bytes("/usr/bin/"+c, 0o755, bytes.Repeat([]byte(c), ledger.Large))
+		return f, "sha256:" + f.SHA256
+	}
+	a, da := large("a")
+	b, db := large("b")
+	c, dc := large("c")
+	h := ledger.Wrap(m)
+	for _, f := range []host.File{a, b, c} {
+		if _, err := h.Put(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.Write(b.Path, 0o755, "changed")
+	m.Delete(c.Path)
+	got, err := ledger.Installed(t.Context(), m, map[string]bool{da: true, db: true, dc: true, "": true})
+	if err != nil || len(got) != 1 || got[da] != a.Path {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := ledger.Installed(t.Context(), hosttest.New("bare"), map[string]bool{da: true}); err != nil || len(got) != 0 {
+		t.Errorf("a bare host: %v, %v", got, err)
+	}
+}

@@ -85,24 +85,39 @@ func (c *Cluster) control(resource, namespace, name string, o Object) {
 		return
 	}
 	nodes := c.List("nodes", "")
+	ready := len(nodes)
 	for i, n := range nodes {
 		node := metadata(n)["name"].(string)
+		status := Object{"phase": "Running", "podIP": fmt.Sprintf("10.244.%d.2", i), "conditions": []any{Object{"type": "Ready", "status": "True"}}}
+		if short(n) {
+			ready--
+			status = Object{"phase": "Failed", "reason": "Evicted"}
+		}
 		podLabels := o["spec"].(Object)["template"].(Object)["metadata"].(Object)["labels"]
 		c.Put("pods", namespace, name+"-"+node, Object{
 			"metadata": Object{"labels": podLabels, "ownerReferences": []any{Object{
 				"apiVersion": "apps/v1", "kind": "DaemonSet", "name": name, "uid": metadata(o)["uid"], "controller": true,
 			}}},
 			"spec":   Object{"nodeName": node},
-			"status": Object{"phase": "Running", "podIP": fmt.Sprintf("10.244.%d.2", i), "conditions": []any{Object{"type": "Ready", "status": "True"}}},
+			"status": status,
 		})
 	}
 	o = clone(o)
 	count := len(nodes)
 	o["status"] = Object{
 		"observedGeneration": metadata(o)["generation"], "desiredNumberScheduled": count, "currentNumberScheduled": count, "numberMisscheduled": 0,
-		"updatedNumberScheduled": count, "numberAvailable": count, "numberReady": count,
+		"updatedNumberScheduled": count, "numberAvailable": ready, "numberReady": ready,
 	}
 	c.Put("daemonsets", namespace, name, o)
+}
+
+// short reports whether the kubelet of a node evicts pods.
+func short(node Object) bool {
+	conditions, _ := node["status"].(Object)["conditions"].([]any)
+	return slices.ContainsFunc(conditions, func(c any) bool {
+		o, _ := c.(Object)
+		return o["type"] == "DiskPressure" && o["status"] == "True"
+	})
 }
 
 // AddNode registers a node that is ready.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
@@ -22,6 +23,9 @@ type Node struct {
 	Name  string
 	IP    string      // among the hosts
 	Steps []plan.Step // whose changes say what it lacks
+	// First are steps that come before this one. With a delta, what they need has to
+	// be in it whole.
+	First []plan.Step
 }
 
 // Options are a push.
@@ -39,10 +43,14 @@ type Options struct {
 	Line func(node string) fanout.Line
 	// Also are folders on the hosts where others keep blobs, see fanout.Relay.
 	Also []string
-	Mode fanout.Mode
-	Now  func() time.Time
+	// Delta says how blobs are made of what a host has; nil of a whole bundle.
+	Delta *Delta
+	Mode  fanout.Mode
+	Now   func() time.Time
 	// Done is told what the push cost. May be nil.
 	Done func(fanout.Report)
+	// Made is told how many blobs, and bytes of them, hosts have made. May be nil.
+	Made func(blobs int, bytes int64)
 }
 
 // Push has every node hold what its steps will need. It runs once for all of
@@ -62,11 +70,16 @@ func (p push) Check(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
 	}
 	var out []plan.Change
 	for i, n := range p.Nodes {
-		if len(lacking[i]) == 0 {
+		if lacking[i].nothing() {
 			continue
 		}
-		c := plan.Change{Object: "content of " + n.Name, To: fmt.Sprintf("%d blobs", len(lacking[i]))}
-		for _, it := range lacking[i] {
+		c := plan.Change{Object: "content of " + n.Name, To: fmt.Sprintf("%d blobs", len(lacking[i].items))}
+		if made := len(lacking[i].make); made > 0 {
+			c.To = fmt.Sprintf("%d blobs, and %d made there of what it has", len(lacking[i].items), made)
+		} else if len(lacking[i].items) == 0 {
+			c.To = "without the rests of a delta"
+		}
+		for _, it := range lacking[i].items {
 			c.Bytes += it.Size
 		}
 		out = append(out, c)
@@ -74,9 +87,20 @@ func (p push) Check(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
 	return out, nil
 }
 
-// lacking returns the blobs that each node will need and does not have.
-func (p push) lacking(ctx context.Context) ([][]fanout.Item, error) {
-	out := make([][]fanout.Item, len(p.Nodes))
+// lack is what a node will need and does not have.
+type lack struct {
+	items   []fanout.Item
+	make    []archive.DeltaBlob // that it makes of what it has, and of items
+	files   map[string]string   // installed files that it takes for that, by digest
+	rests   []string            // what a delta stored, and nobody needs any more
+	nowhere []Nowhere
+}
+
+func (l lack) nothing() bool { return len(l.items)+len(l.make)+len(l.rests) == 0 }
+
+// lacking returns what each node lacks. What is nowhere is an error.
+func (p push) lacking(ctx context.Context) ([]lack, error) {
+	out := make([]lack, len(p.Nodes))
 	errs := make([]error, len(p.Nodes))
 	var g errgroup.Group
 	g.SetLimit(plan.MaxChecked)
@@ -89,56 +113,79 @@ func (p push) lacking(ctx context.Context) ([][]fanout.Item, error) {
 			return nil, &fault.Error{Op: "ask what is lacking", Node: p.Nodes[i].Name, Err: err}
 		}
 	}
-	return out, nil
+	return out, p.refusal(out)
 }
 
-func (p push) lackingOn(ctx context.Context, n Node) ([]fanout.Item, error) {
+func (p push) lackingOn(ctx context.Context, n Node) (lack, error) {
 	r, err := p.Dialer.Look(ctx, n.Name)
 	if err != nil {
-		return nil, err
+		return lack{}, err
 	}
-	needs := make([][]plan.Change, len(n.Steps))
-	errs := make([]error, len(n.Steps)+1)
+	steps := slices.Concat(n.Steps, n.First)
+	needs := make([][]plan.Change, len(steps))
+	errs := make([]error, len(steps)+1)
 	var have map[string]int64
 	var wg sync.WaitGroup
-	wg.Go(func() { have, errs[len(n.Steps)] = fanout.Stored(ctx, r, p.Also...) })
-	for i, s := range n.Steps {
+	wg.Go(func() { have, errs[len(steps)] = fanout.Stored(ctx, r, p.Also...) })
+	for i, s := range steps {
 		wg.Go(func() { needs[i], errs[i] = s.Check(ctx, r) })
 	}
 	wg.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return nil, err
+			return lack{}, err
 		}
 	}
-	var out []fanout.Item
+	var out lack
+	var others []string // that the bundle does not have as they are
 	seen := map[string]bool{}
-	for _, c := range slices.Concat(needs...) {
+	for _, c := range slices.Concat(needs[:len(n.Steps)]...) {
 		for _, d := range c.Content {
-			it, ok := p.Item(d)
-			size, there := have[d]
-			if ok && !seen[d] && (!there || size != it.Size) {
-				out = append(out, it)
+			if seen[d] {
+				continue
 			}
 			seen[d] = true
+			it, ok := p.Item(d)
+			if size, there := have[d]; ok && (!there || size != it.Size) {
+				out.items = append(out.items, it)
+			} else if !ok {
+				others = append(others, d)
+			}
 		}
 	}
-	return out, nil
+	if p.Delta != nil {
+		err = p.made(ctx, r, others, have, &out)
+		p.first(slices.Concat(needs[len(n.Steps):]...), &out)
+	}
+	return out, err
 }
 
-// Apply pushes to all nodes that lack something.
+// Apply pushes to all nodes that lack something, and has them make the rest.
 func (p push) Apply(ctx context.Context, _ host.Host) error {
 	lacking, err := p.lacking(ctx)
 	if err != nil {
 		return err
 	}
+	if err = p.send(ctx, lacking); err == nil && p.Delta != nil {
+		err = p.makeAll(ctx, lacking)
+	}
+	for _, n := range p.Nodes { // they have been written to
+		if r, err := p.Dialer.Look(ctx, n.Name); err == nil {
+			plan.Forget(r)
+		}
+	}
+	return err
+}
+
+// send brings the items to all nodes that lack some.
+func (p push) send(ctx context.Context, lacking []lack) error {
 	o := fanout.Options{
 		Mode: p.Mode, Now: p.Now, Say: func(s string) { plan.Say(ctx, s) },
 		Progress: func(done, total int64) { plan.Transfer(ctx, "content", done, total) },
 	}
 	numbers := map[string]int{}
 	for i, n := range p.Nodes {
-		if len(lacking[i]) == 0 {
+		if len(lacking[i].items) == 0 {
 			continue
 		}
 		h, err := p.Dialer.Dial(ctx, n.Name)
@@ -153,7 +200,7 @@ func (p push) Apply(ctx context.Context, _ host.Host) error {
 		if p.Line != nil {
 			t.Line = p.Line(n.Name)
 		}
-		for _, it := range lacking[i] {
+		for _, it := range lacking[i].items {
 			k, ok := numbers[it.Digest]
 			if !ok {
 				k = len(o.Items)
@@ -164,14 +211,12 @@ func (p push) Apply(ctx context.Context, _ host.Host) error {
 		}
 		o.Targets = append(o.Targets, t)
 	}
+	if len(o.Targets) == 0 {
+		return nil
+	}
 	report, err := fanout.Push(ctx, o)
 	if p.Done != nil {
 		p.Done(report)
-	}
-	for _, n := range p.Nodes { // they have been written to
-		if r, err := p.Dialer.Look(ctx, n.Name); err == nil {
-			plan.Forget(r)
-		}
 	}
 	return err
 }

@@ -16,9 +16,11 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/converge"
+	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/host/patch"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/plan/plantest"
 	"github.com/kocli/kocli/pkg/steps/content"
@@ -28,21 +30,35 @@ import (
 // is copied into the machine afterwards.
 type relayed struct {
 	*hosttest.Machine
-	dir string
+	dir  string
+	also string // of blobs that others hold
 }
 
 func (h relayed) Run(ctx context.Context, c host.Cmd) (host.Output, error) {
-	if c.Argv[0] != "relay" {
+	if c.Argv[0] != "relay" && c.Argv[0] != "apply" {
 		return h.Machine.Run(ctx, c)
 	}
 	var err error
-	cut := h.Do("run relay", func() error {
+	cut := h.Do("run "+c.Argv[0], func() error {
+		if c.Argv[0] == "apply" {
+			err = patch.Apply(ctx, c.Stdin, c.Stdout, h.dir, h.also)
+			return nil
+		}
 		err = fanout.Relay(ctx, c.Stdin, c.Stdout, h.dir)
 		return nil
 	})
 	if r, ok := c.Stdin.(io.Closer); ok {
 		_ = r.Close()
 	}
+	if err != nil && c.Argv[0] == "apply" { // as the process says it
+		err = &host.ExitError{Cmd: "apply", Code: int(fault.CodeOf(err)), Stderr: []byte(err.Error())}
+	}
+	for _, p := range h.Files() {
+		if strings.HasPrefix(p, fanout.Root()) {
+			h.Delete(p)
+		}
+	}
+	err = errors.Join(err, cut)
 	walk := filepath.WalkDir(h.dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || d.Name() == "lock" {
 			return err
@@ -51,7 +67,7 @@ func (h relayed) Run(ctx context.Context, c host.Cmd) (host.Output, error) {
 		h.Write(filepath.Join(fanout.Root(), strings.TrimPrefix(p, h.dir)), 0o600, string(data))
 		return err
 	})
-	return host.Output{}, errors.Join(cut, err, walk)
+	return host.Output{}, errors.Join(err, walk)
 }
 
 // hosts is the dialer of a world.
@@ -88,7 +104,7 @@ func world(t *testing.T, mode fanout.Mode) (plan.Step, hosts, []host.File) {
 	for _, n := range []string{"n1", "n2"} {
 		m := hosttest.New(n)
 		m.OnDial((&net.Dialer{}).DialContext)
-		d[n] = relayed{m, filepath.Join(t.TempDir(), n)}
+		d[n] = relayed{m, filepath.Join(t.TempDir(), n), ""}
 		o.Nodes = append(o.Nodes, content.Node{Name: n, IP: "127.0.0.1", Steps: []plan.Step{install}})
 	}
 	return content.Push(o), d, files[:2]

@@ -114,6 +114,25 @@ func TestVerify_aLostHostIsNotAFirewall(t *testing.T) {
 	}
 }
 
+// A kubelet that evicts pods goes on until somebody frees its disk: kocli says so at
+// once, and does not wait until its time is over.
+func TestVerify_namesTheNodeThatEvictsItsPods(t *testing.T) {
+	m, c, api := running()
+	defer c.Close()
+	c.Put("nodes", "", "worker-1", kubetest.Object{"status": kubetest.Object{"conditions": []any{
+		kubetest.Object{"type": "Ready", "status": "True"},
+		kubetest.Object{"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"},
+	}}})
+	s, err := network.Verify(cluster(), bundle(t), api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Apply(t.Context(), m)
+	if err == nil || !strings.Contains(err.Error(), "worker-1: DiskPressure (kubelet has disk pressure)") || !strings.Contains(fault.HintOf(err), "evictionHard") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestVerify_isDoneAgainForANewNode(t *testing.T) {
 	m, c, api := running()
 	defer c.Close()

@@ -182,9 +182,9 @@ func (v verifier) apply(ctx context.Context, _ host.Host) error {
 	return nil
 }
 
-// advise adds a hint, unless the host itself was lost: that has its own.
+// advise adds a hint, unless the error has one of its own, as that of a lost host.
 func advise(hint string, err error) error {
-	if fault.CodeOf(err) == fault.Unreachable {
+	if fault.CodeOf(err) == fault.Unreachable || errors.Is(err, kube.ErrFinal) {
 		return err
 	}
 	return fault.New(fault.Failure, hint, err)
@@ -217,9 +217,29 @@ func (v verifier) podsReady(ctx context.Context, c *kube.Client) error {
 		return c.Explain(ctx, err, "kube-system", map[string]string{"k8s-app": "kube-dns"})
 	}
 	if err := c.DaemonSetReady(ctx, Namespace, "netcheck"); err != nil {
+		if nodes, nerr := c.Nodes(ctx); nerr == nil {
+			if short := pressed(nodes); short != nil {
+				return short
+			}
+		}
 		return c.Explain(ctx, err, Namespace, selector())
 	}
 	return nil
+}
+
+// pressed names the nodes whose kubelets evict pods, so that none ever gets ready there.
+func pressed(nodes []corev1.Node) error {
+	var short []string
+	for i := range nodes {
+		if why := kube.NodePressure(&nodes[i]); why != "" {
+			short = append(short, nodes[i].Name+": "+why)
+		}
+	}
+	if len(short) == 0 {
+		return nil
+	}
+	return fault.New(fault.Failure, "free what is short and run the same command again; the kubelet's limits are evictionHard (imagefs.available 15 %, nodefs.available 10 % where spec.kubernetes.overrides.kubelet sets none)",
+		fmt.Errorf("kubelets evict pods: %s: %w", strings.Join(short, "; "), kube.ErrFinal))
 }
 
 func selector() map[string]string { return map[string]string{"app.kubernetes.io/name": "netcheck"} }

@@ -37,6 +37,9 @@ type Options struct {
 	Sessions int  // at once, as sshd's MaxSessions; zero means 10
 	Signals  bool // deliver signals; sshd refuses them to root
 	Silent   bool // accept connections and never say a word
+	// Functions are shell functions that stand for programs, such as systemctl, in
+	// scripts that come on stdin.
+	Functions string
 }
 
 // Server is a running server on a loopback port.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -146,7 +147,11 @@ func (s *Server) exec(ch ssh.Channel, user, line string, started chan<- *exec.Cm
 	s.track(cmd.Process.Pid, true)
 	defer s.track(cmd.Process.Pid, false)
 	started <- cmd
-	s.wg.Go(func() { _, _ = io.Copy(stdin, ch); _ = stdin.Close() })
+	var in io.Reader = ch
+	if strings.HasSuffix(line, "sh -s") {
+		in = io.MultiReader(strings.NewReader(s.o.Functions), ch)
+	}
+	s.wg.Go(func() { _, _ = io.Copy(stdin, in); _ = stdin.Close() })
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = io.Copy(ch, stdout); _ = stdout.Close() })
 	wg.Go(func() { _, _ = io.Copy(ch.Stderr(), stderr); _ = stderr.Close() })
