@@ -608,7 +608,7 @@ func outside(t *testing.T, host, address string) string {
 		copyTo(t, host, f, "/run/outside/"+filepath.Base(f), "700")
 	}
 	url := "https://" + address + ":2379"
-	sh(t, host, "systemd-run --quiet --unit outside-etcd /run/outside/etcd --data-dir /run/outside/data --listen-client-urls "+url+" --advertise-client-urls "+url+
+	sh(t, host, "systemd-run --quiet --unit outside-etcd --property Type=notify /run/outside/etcd --data-dir /run/outside/data --listen-client-urls "+url+" --advertise-client-urls "+url+
 		" --listen-peer-urls http://127.0.0.1:2380 --client-cert-auth --trusted-ca-file /run/outside/ca.crt --cert-file /run/outside/server.crt --key-file /run/outside/server.key")
 	return fmt.Sprintf("{external: {endpoints: [%q], caFile: %[2]s/ca.crt, certFile: %[2]s/client.crt, keyFile: %[2]s/client.key}}", url, dir)
 }
