@@ -47,7 +47,7 @@ type CertsResult struct {
 type operation struct {
 	ID      string    `json:"id"`
 	Rescue  bool      `json:"rescue,omitempty"`
-	Planes  bool      `json:"planes"` // control planes are worked on, and not kubelets alone
+	Planes  []string  `json:"planes"` // control planes that are worked on
 	Names   []string  `json:"names"`
 	Started time.Time `json:"started"`
 }
@@ -80,7 +80,7 @@ func (s *Session) operation(o CertsOptions, want []pki.Managed) (*operation, err
 	names := pki.Names(want)
 	switch {
 	case op == nil, o.Rescue && !op.Rescue:
-		return &operation{ID: s.o.Clock.Now().UTC().Format("20060102T150405Z") + "-" + rand.Text()[:8], Rescue: o.Rescue, Planes: !o.Rescue, Names: names, Started: s.o.Clock.Now().UTC()}, nil
+		return &operation{ID: s.o.Clock.Now().UTC().Format("20060102T150405Z") + "-" + rand.Text()[:8], Rescue: o.Rescue, Names: names, Started: s.o.Clock.Now().UTC()}, nil
 	case op.Rescue && !o.Rescue:
 		return nil, fault.New(fault.Usage, "finish it: kocli certs rescue -f "+s.o.SpecFile, fmt.Errorf("a rescue that began on %s is not finished", op.Started.Format(time.DateTime)))
 	case !slices.Equal(op.Names, names):
@@ -202,12 +202,16 @@ func (s *Session) renewal(ctx context.Context, co CertsOptions) (*renewal, error
 	if err != nil {
 		return nil, err
 	}
-	sick := r.healthy(ctx)
+	errs := r.wellness(ctx)
+	for i, n := range r.planes { // those that are well are left alone by a rescue
+		if (!co.Rescue || errs[i] != nil) && !slices.Contains(r.op.Planes, n.Name) {
+			r.op.Planes = append(r.op.Planes, n.Name)
+		}
+	}
 	if co.Rescue {
-		r.op.Planes = r.op.Planes || sick != nil // a cluster that answers needs its kubelets at most
 		return r, nil
 	}
-	if sick != nil && begun == nil {
+	if sick := errors.Join(errs...); sick != nil && begun == nil {
 		return nil, fault.New(fault.Preflight, "kocli certs list shows whether they have ended: then kocli certs rescue; else repair the cluster first: kocli status", fmt.Errorf("certificates are renewed while the cluster is healthy: %w", sick))
 	}
 	return r, nil
@@ -267,14 +271,17 @@ func (r *renewal) joined(ctx context.Context, without bool) error {
 // healthy returns nil when every control plane answers and every member of etcd is
 // healthy; enough of them, where hosts were left out. It asks with what is in the files
 // now.
-func (r *renewal) healthy(ctx context.Context) error {
+func (r *renewal) healthy(ctx context.Context) error { return errors.Join(r.wellness(ctx)...) }
+
+// wellness says of each control plane why it is not well.
+func (r *renewal) wellness(ctx context.Context) []error {
 	errs := make([]error, len(r.planes))
 	var wg sync.WaitGroup
 	for i, n := range r.planes {
 		wg.Go(func() { errs[i] = r.wellOn(ctx, n) })
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return errs
 }
 
 func (r *renewal) wellOn(ctx context.Context, n inventory.Node) error {
@@ -311,7 +318,7 @@ func (r *renewal) wellOn(ctx context.Context, n inventory.Node) error {
 // phases: a renewal goes from one control plane to the next; a rescue renews the files
 // of all, since members of etcd that have ended do not let the others be healthy.
 func (r *renewal) phases() []plan.Phase {
-	planes := inventory.Names(r.planes)
+	planes := slices.DeleteFunc(inventory.Names(r.planes), func(n string) bool { return !slices.Contains(r.op.Planes, n) })
 	options := func(name string) certs.Options {
 		n, _ := r.inv.Node(name)
 		o := certs.Options{Inventory: r.inv, Node: n, Operation: r.op.ID, Want: r.want, Now: r.o.Clock.Now}
@@ -337,19 +344,13 @@ func (r *renewal) phases() []plan.Phase {
 	ready := func(string) ([]plan.Step, error) {
 		return []plan.Step{certs.Ready(certs.ReadyOptions{API: c.API(), Healthy: r.healthy, Nodes: inventory.Names(r.nodes), Now: r.o.Clock.Now})}, nil
 	}
-	var out []plan.Phase
-	var before []string
-	if r.op.Planes {
-		out = append(out, plan.Phase{Name: "certificates", Nodes: planes, Steps: files})
-		before = []string{"certificates"}
+	return []plan.Phase{
+		{Name: "certificates", Nodes: planes, Steps: files},
+		{Name: "kubelets", Needs: []string{"certificates"}, Nodes: inventory.Names(r.nodes), Steps: kubelets},
+		// A kubelet whose certificate has ended does not come up, and starts nothing.
+		{Name: "static-pods", Needs: []string{"certificates"}, Follows: []string{"kubelets"}, Nodes: planes, Steps: restart},
+		{Name: "ready", Needs: []string{"kubelets", "static-pods"}, Nodes: []string{first.Name}, Steps: ready},
 	}
-	out = append(out, plan.Phase{Name: "kubelets", Needs: before, Nodes: inventory.Names(r.nodes), Steps: kubelets})
-	all := []string{"kubelets"}
-	if r.op.Planes { // a kubelet whose certificate has ended does not come up, and starts nothing
-		out = append(out, plan.Phase{Name: "static-pods", Needs: before, Follows: []string{"kubelets"}, Nodes: planes, Steps: restart})
-		all = append(all, "static-pods")
-	}
-	return append(out, plan.Phase{Name: "ready", Needs: all, Nodes: []string{first.Name}, Steps: ready})
 }
 
 // now looks at what was asked for, after the run.

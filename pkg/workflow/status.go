@@ -18,9 +18,9 @@ import (
 
 // ClusterStatus is how a cluster is now. Its JSON is stable.
 type ClusterStatus struct {
-	Cluster   string          `json:"cluster"`
-	Healthy   bool            `json:"healthy"`
-	Problems  []string        `json:"problems"` // in a line each; empty where it is healthy
+	Cluster  string   `json:"cluster"`
+	Healthy  bool     `json:"healthy"`
+	Problems []string `json:"problems"` // in a line each; empty where it is healthy
 	// Expiring are certificates of the control planes that have ended or will within
 	// 30 days, in a line each. The cluster may be healthy all the same.
 	Expiring  []string        `json:"expiring"`

@@ -5,11 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"path"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,106 +46,9 @@ spec:
 	return inv
 }
 
-// pods are the static pods of a host in memory. Each reads its certificates when it
-// starts, and only then, as the strictest of them do.
-type pods struct {
-	m      *hosttest.Machine
-	mu     sync.Mutex
-	id     map[string]int
-	loaded map[string]tls.Certificate // by port
-	kills  []string
-	stuck  string // a pod that the kubelet does not start again
-}
-
-func ports() map[string]string {
-	return map[string]string{"6443": pki.Dir + "/apiserver", "2379": pki.Dir + "/etcd/server", "2380": pki.Dir + "/etcd/peer"}
-}
-
-func names() []string {
-	return []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
-}
-
-func (p *pods) start(name string) {
-	p.id[name]++
-	for port, file := range ports() {
-		if (port == "6443") != (name == "kube-apiserver") || (port != "6443") != (name == "etcd") {
-			continue
-		}
-		cert, _ := p.m.Read(file + ".crt")
-		key, _ := p.m.Read(file + ".key")
-		if pair, err := tls.X509KeyPair([]byte(cert), []byte(key)); err == nil {
-			p.loaded[port] = pair
-		}
-	}
-}
-
-// ctr is containerd's own client.
-func (p *pods) ctr(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
-	if path.Base(argv[0]) != "ctr" {
-		return hosttest.Reply{}, false
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	line := strings.Join(argv[3:], " ")
-	if line == "tasks ls" {
-		out := "TASK PID STATUS\n"
-		for _, n := range names() {
-			if p.id[n] > 0 {
-				out += fmt.Sprintf("%s-%d 100 RUNNING\n", n, p.id[n])
-			}
-		}
-		return hosttest.Reply{Stdout: out}, true
-	}
-	if _, name, ok := strings.Cut(line, `container.name"==`); ok {
-		return hosttest.Reply{Stdout: fmt.Sprintf("%s-%d\n", name, p.id[name])}, true
-	}
-	if id, ok := strings.CutPrefix(line, "tasks kill --signal SIGTERM "); ok {
-		for _, n := range names() {
-			if id == fmt.Sprintf("%s-%d", n, p.id[n]) {
-				p.kills = append(p.kills, n)
-				if n == p.stuck {
-					p.id[n] = -p.id[n]
-				} else {
-					p.start(n)
-				}
-				return hosttest.Reply{}, true
-			}
-		}
-		return hosttest.Reply{Stderr: "ctr: task " + id + " not found", Code: 1}, true
-	}
-	return hosttest.Reply{}, false
-}
-
-// dial leads to what a pod serves.
-func (p *pods) dial(_ context.Context, _, address string) (net.Conn, error) {
-	if p.m.Lost() {
-		return nil, hosttest.ErrCut
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	pair, ok := p.loaded[port]
-	p.mu.Unlock()
-	if !ok {
-		return nil, errors.New("connection refused")
-	}
-	here, there := net.Pipe()
-	go func() { _ = tls.Server(there, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}).Handshake() }() // the client judges
-	return here, nil
-}
-
-// state describes the pods without what differs from run to run.
-func (p *pods) state() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return fmt.Sprint(p.id)
-}
-
 type world struct {
 	m *hosttest.Machine
-	p *pods
+	p *kubetest.StaticPods
 	c *kubetest.Cluster
 	o certs.Options
 }
@@ -160,7 +60,6 @@ func controlPlane(t *testing.T) *world {
 	n, _ := inv.Node("cp-1")
 	m := hosttest.OS(hosttest.New("cp-1"))
 	c := kubetest.NewCluster(m.Wire)
-	p := &pods{m: m, id: map[string]int{}, loaded: map[string]tls.Certificate{}}
 	soon, later := time.Now().AddDate(0, 0, 7), time.Now().AddDate(9, 0, 0)
 	for _, ca := range []string{"ca", "etcd/ca", "front-proxy-ca"} {
 		cert, key := kubetest.Issue(ca, later)
@@ -178,11 +77,9 @@ func controlPlane(t *testing.T) *world {
 			m.Write(strings.TrimSuffix(w.Path, ".crt")+".key", 0o600, key)
 		}
 	}
-	for _, name := range names() {
-		p.start(name)
-	}
-	m.Install(c.Kubeadm(), p.ctr)
-	m.OnDial(p.dial)
+	p := kubetest.StartPods(m)
+	m.Install(c.Kubeadm())
+	m.OnDial(p.Dial)
 	return &world{m, p, c, certs.Options{Inventory: inv, Node: n, Operation: "op-1", Want: pki.AllManaged(), Now: time.Now, Healthy: func(context.Context) error { return nil }}}
 }
 
@@ -242,7 +139,7 @@ func TestRestart_converges(t *testing.T) {
 	plantest.Converges(t, func() plantest.World {
 		w := controlPlane(t)
 		apply(t, w, certs.Files(w.o))
-		return plantest.World{Step: certs.Restart(w.o), Host: w.m, Random: random(), State: w.p.state, Close: w.c.Close}
+		return plantest.World{Step: certs.Restart(w.o), Host: w.m, Random: random(), State: w.p.State, Close: w.c.Close}
 	})
 }
 
@@ -281,8 +178,8 @@ func TestRenewal_eachCertificateOnceInAnOperation(t *testing.T) {
 				t.Errorf("cut after write %d: %s is the old one", cut, name)
 			}
 		}
-		if renewed != len(before) || len(w.p.kills) != 4 {
-			t.Errorf("cut after write %d: %d renewals of %d certificates, restarts of %v", cut, renewed, len(before), w.p.kills)
+		if renewed != len(before) || len(w.p.Killed()) != 4 {
+			t.Errorf("cut after write %d: %d renewals of %d certificates, restarts of %v", cut, renewed, len(before), w.p.Killed())
 		}
 		next := w.o
 		next.Operation = "op-2"
@@ -320,8 +217,8 @@ func TestRestart_onlyWhatUsesTheCertificates(t *testing.T) {
 	defer w.c.Close()
 	w.o.Want, _ = pki.Select([]string{"scheduler.conf", "admin.conf"})
 	apply(t, w, certs.Files(w.o), certs.Restart(w.o))
-	if fmt.Sprint(w.p.kills) != "[kube-scheduler]" {
-		t.Errorf("restarted: %v", w.p.kills)
+	if fmt.Sprint(w.p.Killed()) != "[kube-scheduler]" {
+		t.Errorf("restarted: %v", w.p.Killed())
 	}
 }
 
@@ -333,8 +230,8 @@ func TestRestart_waitsForAHealthyCluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err := certs.Restart(w.o).Apply(ctx, ledger.Wrap(w.m))
-	if err == nil || !strings.Contains(err.Error(), "it knows no leader") || len(w.p.kills) > 0 || fault.HintOf(err) == "" {
-		t.Errorf("%v, restarted %v", err, w.p.kills)
+	if err == nil || !strings.Contains(err.Error(), "it knows no leader") || len(w.p.Killed()) > 0 || fault.HintOf(err) == "" {
+		t.Errorf("%v, restarted %v", err, w.p.Killed())
 	}
 }
 
@@ -348,7 +245,7 @@ func TestRestart_provesWhatIsServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.p.loaded["2380"] = pair
+	w.p.Serve("2380", pair)
 	changes, err := certs.Restart(w.o).Check(t.Context(), w.m)
 	if err != nil || len(changes) != 1 || !strings.Contains(changes[0].From, "etcd serves the certificate "+mustSerial(t, cert)+" at 10.0.0.1:2380") {
 		t.Errorf("%v, %v", changes, err)
