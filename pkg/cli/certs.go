@@ -97,6 +97,9 @@ func certsHint(rep *workflow.CertsReport) string {
 }
 
 func (a *app) writeCerts(all []pki.Entry, wide bool) {
+	if len(all) == 0 {
+		return
+	}
 	head := []any{"CERTIFICATE", "NODE", "EXPIRES", "DAYS", "ISSUER", "SERVED", ""}
 	if wide {
 		head = append(head, "SERIAL", "SANS", "WHERE")

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -52,11 +51,9 @@ type operation struct {
 	Started time.Time `json:"started"`
 }
 
-func (s *Session) operationPath() string { return filepath.Join(s.dir.Root(), "certs-renewal.json") }
-
 // begun returns the renewal that was begun and not finished; nil where there is none.
 func (s *Session) begun() (*operation, error) {
-	data, err := os.ReadFile(s.operationPath())
+	data, err := os.ReadFile(s.dir.Renewal())
 	if missing(err) {
 		return nil, nil
 	}
@@ -65,7 +62,7 @@ func (s *Session) begun() (*operation, error) {
 		err = json.Unmarshal(data, &op)
 	}
 	if err != nil {
-		return nil, fault.New(fault.Failure, "move the file away: the renewal begins anew then", fmt.Errorf("read %s: %w", s.operationPath(), err))
+		return nil, fault.New(fault.Failure, "move the file away: the renewal begins anew then", fmt.Errorf("read %s: %w", s.dir.Renewal(), err))
 	}
 	return &op, nil
 }
@@ -124,7 +121,7 @@ func (s *Session) certsRenew(ctx context.Context, co CertsOptions) (*CertsResult
 	}
 	data, err := json.MarshalIndent(r.op, "", "  ")
 	if err == nil {
-		err = s.dir.Write(s.operationPath(), append(data, '\n'))
+		err = s.dir.Write(s.dir.Renewal(), append(data, '\n'))
 	}
 	if err != nil {
 		return res, err
@@ -140,7 +137,7 @@ func (s *Session) certsRenew(ctx context.Context, co CertsOptions) (*CertsResult
 	if res.Certificates, err = r.now(ctx); err != nil {
 		return res, err
 	}
-	if err := os.Remove(s.operationPath()); err != nil {
+	if err := os.Remove(s.dir.Renewal()); err != nil {
 		return res, err
 	}
 	if len(r.skipped) > 0 {

@@ -144,34 +144,34 @@ func TestCertsRenew_oneAfterAnotherAndResumed(t *testing.T) {
 func TestCertsRenew_refusesBeforeAnythingIsChanged(t *testing.T) {
 	for name, x := range map[string]struct {
 		co     CertsOptions
-		damage func(hosts machines, c *kubetest.Cluster)
+		damage func(hosts machines)
 		code   fault.Code
 		want   string
 		hint   string
 	}{
-		"no name":             {CertsOptions{}, nil, fault.Usage, "no certificate is named", "--all"},
-		"a name of nothing":   {CertsOptions{Names: []string{"api"}}, nil, fault.Usage, `"api"`, "apiserver-kubelet-client"},
-		"a kubelet":           {CertsOptions{Names: []string{"kubelet.conf"}}, nil, fault.Usage, "by themselves", "kocli certs rescue"},
-		"an API that is away": {CertsOptions{All: true}, func(_ machines, c *kubetest.Cluster) { c.Silence(true) }, fault.Preflight, "API server of cp-2", "kocli certs rescue"},
-		"an external CA":      {CertsOptions{All: true}, func(h machines, _ *kubetest.Cluster) { h["cp-2"].Delete(pki.Dir + "/ca.key") }, fault.Preflight, "external", "generate-csr"},
-		"a host that is away": {CertsOptions{All: true}, func(h machines, _ *kubetest.Cluster) { delete(h, "cp-2") }, fault.Unreachable, "no route to host", ""},
-		"nothing of a cluster": {CertsOptions{All: true}, func(h machines, _ *kubetest.Cluster) {
+		"no name":           {CertsOptions{}, nil, fault.Usage, "no certificate is named", "--all"},
+		"a name of nothing": {CertsOptions{Names: []string{"api"}}, nil, fault.Usage, `"api"`, "apiserver-kubelet-client"},
+		"a kubelet":         {CertsOptions{Names: []string{"kubelet.conf"}}, nil, fault.Usage, "by themselves", "kocli certs rescue"},
+		"an API that is away": {CertsOptions{All: true}, func(h machines) {
+			h["cp-2"].OnDial(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") })
+		}, fault.Preflight, "API server of cp-2", "kocli certs rescue"},
+		"an external CA":      {CertsOptions{All: true}, func(h machines) { h["cp-2"].Delete(pki.Dir + "/ca.key") }, fault.Preflight, "external", "generate-csr"},
+		"a host that is away": {CertsOptions{All: true}, func(h machines) { delete(h, "cp-2") }, fault.Unreachable, "no route to host", ""},
+		"nothing of a cluster": {CertsOptions{All: true}, func(h machines) {
 			clear(h)
 			h["cp-1"], h["cp-2"], h["cp-3"] = hosttest.New("cp-1"), hosttest.New("cp-2"), hosttest.New("cp-3")
 		}, fault.Unhealthy, "no control plane", "kocli create"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hosts := machines{}
-			var c *kubetest.Cluster
-			for _, n := range []string{"cp-1", "cp-3", "cp-2"} {
+			for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
+				var c *kubetest.Cluster
 				hosts[n], c, _ = certified(t, n)
-				for _, f := range []string{kube.AdminConf()} { // kubeadm renews certificates, and finds none here
-					cert, key := kubetest.Issue("admin", time.Now().AddDate(0, 0, 7))
-					hosts[n].Write(f, 0o600, kubetest.WithClient(c.Kubeconfig(), cert, key))
-				}
+				cert, key := kubetest.Issue("admin", time.Now().AddDate(0, 0, 7))
+				hosts[n].Write(kube.AdminConf(), 0o600, kubetest.WithClient(c.Kubeconfig(), cert, key))
 			}
 			if x.damage != nil {
-				x.damage(hosts, c)
+				x.damage(hosts)
 			}
 			x.co.Confirm = func(*Preview) error { return errors.New("asked") }
 			_, err := certSession(t, hosts).certsRenew(t.Context(), x.co)

@@ -18,7 +18,7 @@ import (
 // How long the cluster is given to be healthy, and a component to serve.
 const (
 	healthTime = 5 * time.Minute
-	provedTime = 2 * time.Minute
+	provedTime = 4 * time.Minute
 )
 
 // Restart has the static pods of a control plane started anew once their files have
