@@ -176,6 +176,9 @@ func firstOf(err error) string {
 // onlyPlanes refuses names of certificates where kubeadm has none of them, and says
 // who renews the kubelets'.
 func onlyPlanes(names []string, all bool) ([]pki.Managed, error) {
+	if all && len(names) > 0 {
+		return nil, fault.New(fault.Usage, "leave out one of both", errors.New("names are given, and --all as well"))
+	}
 	if all {
 		return pki.AllManaged(), nil
 	}
