@@ -603,13 +603,13 @@ func outside(t *testing.T, host, address string) string {
 	if err := pkiutil.WriteCert(dir, "ca", ca); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, host, "mkdir -p /run/outside")
+	sh(t, host, "mkdir -p /srv/outside")
 	for _, f := range []string{env(t, "KOCLI_E2E_ETCD"), filepath.Join(dir, "ca.crt"), filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key")} {
-		copyTo(t, host, f, "/run/outside/"+filepath.Base(f), "700")
+		copyTo(t, host, f, "/srv/outside/"+filepath.Base(f), "700")
 	}
 	url := "https://" + address + ":2379"
-	sh(t, host, "systemd-run --quiet --unit outside-etcd /run/outside/etcd --data-dir /run/outside/data --listen-client-urls "+url+" --advertise-client-urls "+url+
-		" --listen-peer-urls http://127.0.0.1:2380 --client-cert-auth --trusted-ca-file /run/outside/ca.crt --cert-file /run/outside/server.crt --key-file /run/outside/server.key")
+	sh(t, host, "systemd-run --quiet --unit outside-etcd --property Type=notify /srv/outside/etcd --data-dir /srv/outside/data --listen-client-urls "+url+" --advertise-client-urls "+url+
+		" --listen-peer-urls http://127.0.0.1:2380 --client-cert-auth --trusted-ca-file /srv/outside/ca.crt --cert-file /srv/outside/server.crt --key-file /srv/outside/server.key")
 	return fmt.Sprintf("{external: {endpoints: [%q], caFile: %[2]s/ca.crt, certFile: %[2]s/client.crt, keyFile: %[2]s/client.key}}", url, dir)
 }
 
@@ -640,7 +640,7 @@ func Test27_anEtcdOfTheOperators(t *testing.T) {
 	if r := want(t, 3, "outside", "create"); !strings.Contains(r.err, "etcd") {
 		t.Errorf("an etcd that holds another cluster:\n%s", r)
 	}
-	sh(t, "host7", "systemctl stop outside-etcd; rm -r /run/outside")
+	sh(t, "host7", "systemctl stop outside-etcd; rm -r /srv/outside")
 	for h, was := range before {
 		if now := sh(t, h, inventory); now != was {
 			t.Errorf("%s is not what it was:\n%s", h, difference(was, now))
