@@ -163,7 +163,7 @@ func certProblems(all []pki.Entry) []string {
 // expiring looks at the control planes for status, and says what ends within 30 days.
 // Those that do not answer are status's own to tell.
 func (s *Session) expiring(ctx context.Context) []string {
-	all, _ := s.pkiSurvey(ctx, s.inv.ControlPlanes()) //nolint:errcheck // as above
+	all, _ := s.pkiSurvey(ctx, s.inv.ControlPlanes())
 	return certProblems(slices.DeleteFunc(all, func(e pki.Entry) bool { return e.State != pki.Expired && e.State != pki.Expiring }))
 }
 

@@ -398,9 +398,14 @@ func TestKubelet_leavesTheOthersAlone(t *testing.T) {
 	if changes, err := certs.Kubelet(o).Check(t.Context(), m); err != nil || len(changes) > 0 {
 		t.Errorf("%v, %v", changes, err)
 	}
+	// One that has just joined has its certificate in its kubeconfig.
+	m.Delete(pki.KubeletClientPath)
+	m.Write(pki.KubeletConfPath, 0o600, kubetest.WithClient(w.c.Kubeconfig(), cert, key))
+	if changes, err := certs.Kubelet(o).Check(t.Context(), m); err != nil || len(changes) > 0 {
+		t.Errorf("%v, %v", changes, err)
+	}
 	m.Delete(kubeadm.CACertPath)
 	m.Delete(pki.KubeletConfPath)
-	m.Delete(pki.KubeletClientPath)
 	if changes, err := certs.Kubelet(o).Check(t.Context(), m); err != nil || len(changes) > 0 {
 		t.Errorf("%v, %v", changes, err)
 	}

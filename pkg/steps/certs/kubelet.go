@@ -114,7 +114,9 @@ func (o KubeletOptions) look(ctx context.Context, r host.Reader) (kubelet, error
 	case err != nil:
 		k.confBad = err.Error()
 	case file == "" && o.reason(inside, inside, false) == "":
-		return k, nil // it starts with that one, and asks for its own
+		if texts[2] == nil {
+			return k, nil // it starts with that one, and asks for its own
+		}
 	case file != pki.KubeletClientPath:
 		k.confBad = "has a client certificate of its own that ended"
 	}
