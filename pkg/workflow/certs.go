@@ -163,7 +163,10 @@ func certProblems(all []pki.Entry) []string {
 // expiring looks at the control planes for status, and says what ends within 30 days.
 // Those that do not answer are status's own to tell.
 func (s *Session) expiring(ctx context.Context) []string {
-	all, _ := s.pkiSurvey(ctx, s.inv.ControlPlanes())
+	all, err := s.pkiSurvey(ctx, s.inv.ControlPlanes())
+	if err != nil && len(all) == 0 {
+		return nil
+	}
 	return certProblems(slices.DeleteFunc(all, func(e pki.Entry) bool { return e.State != pki.Expired && e.State != pki.Expiring }))
 }
 

@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -218,6 +219,31 @@ func TestRestart_onlyWhatUsesTheCertificates(t *testing.T) {
 	w.o.Want, _ = pki.Select([]string{"scheduler.conf", "admin.conf"})
 	apply(t, w, certs.Files(w.o), certs.Restart(w.o))
 	if fmt.Sprint(w.p.Killed()) != "[kube-scheduler]" {
+		t.Errorf("restarted: %v", w.p.Killed())
+	}
+}
+
+// A run that was cut off between the last file and the list of containers.
+func TestRestart_whereNobodyWroteDownWhatRan(t *testing.T) {
+	w := controlPlane(t)
+	defer w.c.Close()
+	apply(t, w, certs.Files(w.o))
+	text, _ := w.m.Read(certs.MarkPath)
+	var m map[string]any
+	if err := json.Unmarshal([]byte(text), &m); err != nil || m["containers"] == nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	delete(m, "containers")
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.m.Write(certs.MarkPath, 0o600, string(raw))
+	if changes, err := certs.Restart(w.o).Check(t.Context(), w.m); err != nil || len(changes) != 4 || !changes[0].Disruptive {
+		t.Errorf("%v, %v", changes, err)
+	}
+	apply(t, w, certs.Restart(w.o))
+	if fmt.Sprint(w.p.Killed()) != "[etcd kube-apiserver kube-controller-manager kube-scheduler]" {
 		t.Errorf("restarted: %v", w.p.Killed())
 	}
 }

@@ -48,7 +48,7 @@ type mark struct {
 	// Before has the digests of the certificates as they were, by name.
 	Before map[string]string `json:"before"`
 	// Containers ran when all files had been renewed, by static pod; nil until then.
-	Containers map[string][]string `json:"containers,omitempty"`
+	Containers map[string][]string `json:"containers"`
 }
 
 // readMark returns the mark of an operation, empty where it has left none yet.
@@ -213,10 +213,15 @@ func renew(ctx context.Context, h host.Host, o Options) error {
 			return fault.New(fault.Failure, fmt.Sprintf("see why: kocli exec %s --root -- kubeadm certs check-expiration", h.Name()), fmt.Errorf("kubeadm has not renewed %s", f.Name))
 		}
 	}
-	if there, err := kubeadmrun.Leftover(ctx, h, kubeadm.CertConfigPath)(); err != nil || !there {
+	there, err := kubeadmrun.Leftover(ctx, h, kubeadm.CertConfigPath)()
+	if err == nil && there {
+		err = h.Remove(ctx, kubeadm.CertConfigPath)
+	}
+	if err != nil || m.Operation == "" {
 		return err
 	}
-	return h.Remove(ctx, kubeadm.CertConfigPath)
+	_, err = m.record(ctx, h, o.Want) // before anybody else restarts them
+	return err
 }
 
 // Signable refuses what kubeadm could not sign on a node: the key of a CA is not

@@ -135,16 +135,8 @@ func restart(ctx context.Context, h host.Host, o Options, pods []string) error {
 	if m.Operation == "" {
 		return fmt.Errorf("the certificates of %s have not been renewed", h.Name())
 	}
-	if m.Containers == nil {
-		m.Containers = map[string][]string{}
-		for _, pod := range pods {
-			if m.Containers[pod], err = staticpod.Running(ctx, h, pod); err != nil {
-				return err
-			}
-		}
-		if err := m.write(ctx, h); err != nil {
-			return err
-		}
+	if m, err = m.record(ctx, h, o.Want); err != nil {
+		return err
 	}
 	for _, pod := range pods {
 		c, err := due(ctx, h, o, m, pod)
@@ -168,6 +160,23 @@ func restart(ctx context.Context, h host.Host, o Options, pods []string) error {
 		}
 	}
 	return o.healthy(ctx, "after the restarts")
+}
+
+// record writes down which containers run while all files are new: those that have to
+// go. It does so once.
+func (m mark) record(ctx context.Context, h host.Host, want []pki.Managed) (mark, error) {
+	if m.Containers != nil {
+		return m, nil
+	}
+	m.Containers = map[string][]string{}
+	for _, pod := range pki.Pods(want) {
+		ids, err := staticpod.Running(ctx, h, pod)
+		if err != nil {
+			return m, err
+		}
+		m.Containers[pod] = ids
+	}
+	return m, m.write(ctx, h)
 }
 
 // healthy waits until the cluster is, where that is asked for.
