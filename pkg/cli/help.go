@@ -85,6 +85,7 @@ Files below --home (default ~/.kocli)
   clusters/NAME/state.json     what was last asked for
   clusters/NAME/kubeconfig     the administrator's kubeconfig (0600)
   clusters/NAME/secrets/       (0700)
+  clusters/NAME/certs-renewal.json   a renewal of certificates that is to be gone on with
   clusters/NAME/runs/ID/       the log of every run, with every command
   clusters/NAME/lock           held while a run changes the cluster
 `

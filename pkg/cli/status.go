@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +27,8 @@ func (a *app) statusCommand() *cobra.Command {
 control plane's components, cluster DNS, kube-proxy and the pod network. It shows the
 last run of kocli from this machine and who works on the cluster now.
 
-Exit code 7 when the cluster answers and is not healthy, 4 when no control plane can
-be reached.`,
+Exit code 7 when the cluster answers and is not healthy, or when a certificate of a
+control plane ends within 30 days, 4 when no control plane can be reached.`,
 		Example: `  kocli status -f cluster.yaml
   kocli status -f cluster.yaml --wait 5m
   kocli status -f cluster.yaml -o json`,
@@ -57,14 +58,17 @@ func (a *app) status(cmd *cobra.Command, wait time.Duration) error {
 		return err
 	}
 	code := fault.OK
-	if !st.Healthy {
+	if !st.Healthy || len(st.Expiring) > 0 {
 		code = fault.Unhealthy
 	}
-	if err := a.result(code, st, func() error { a.writeStatus(st); return nil }); err != nil || st.Healthy {
+	if err := a.result(code, st, func() error { a.writeStatus(st); return nil }); err != nil || code == fault.OK {
 		return err
 	}
 	if a.json() {
 		return shown(code)
+	}
+	if st.Healthy {
+		return fault.New(code, "renew them: kocli certs renew --all", fmt.Errorf("cluster %s is healthy, and %s: kocli certs list", st.Cluster, expiringCount(len(st.Expiring))))
 	}
 	return fault.New(code, statusHint(st), fmt.Errorf("cluster %s is not healthy: %s", st.Cluster, ui.Count(len(st.Problems), "problem")))
 }
@@ -83,6 +87,9 @@ func waitingFor(st *workflow.ClusterStatus, err error) string {
 
 // statusHint is the next command for the worst of the problems.
 func statusHint(st *workflow.ClusterStatus) string {
+	if !st.API.Ready && slices.ContainsFunc(st.Expiring, func(l string) bool { return strings.Contains(l, " ended on ") }) {
+		return "certificates have ended: kocli certs rescue"
+	}
 	for _, n := range st.Nodes {
 		if !n.Ready && n.Version != "" {
 			return fmt.Sprintf("look at its kubelet: kocli exec %s --root -- journalctl -u kubelet -n 50 --no-pager", n.Name)
@@ -95,6 +102,14 @@ func statusHint(st *workflow.ClusterStatus) string {
 		return "look at the control plane: kocli exec NODE --root -- journalctl -u kubelet -n 50 --no-pager"
 	}
 	return "wait for it with: kocli status --wait 5m; or repair with: kocli create -f CLUSTER.yaml --bundle FILE"
+}
+
+// expiringCount is "3 certificates end within 30 days".
+func expiringCount(n int) string {
+	if n == 1 {
+		return "1 certificate ends within 30 days"
+	}
+	return fmt.Sprintf("%d certificates end within 30 days", n)
 }
 
 func (a *app) writeStatus(st *workflow.ClusterStatus) {
@@ -112,6 +127,9 @@ func (a *app) writeStatus(st *workflow.ClusterStatus) {
 	}
 	if h := st.Holder; h != nil {
 		printf(a.Out, "Worked on   by %q of %s@%s (pid %d) since %s\n", h.Command, h.User, h.Host, h.PID, h.Since.Local().Format(time.DateTime))
+	}
+	for _, l := range st.Expiring {
+		printf(a.Out, "WARNING     %s\n", l)
 	}
 	if len(st.Nodes) > 0 {
 		printf(a.Out, "\n")

@@ -57,6 +57,13 @@ func LeftoverChange(config string) plan.Change {
 // Run runs kubeadm on a host. A lock keeps a second one waiting for a first
 // that an earlier, killed kocli left running.
 func Run(ctx context.Context, h host.Host, args ...string) error {
+	_, err := Output(ctx, h, args...)
+	return err
+}
+
+// Output is Run for a command that prints what it makes. That may be a secret: it is
+// in no error.
+func Output(ctx context.Context, h host.Host, args ...string) ([]byte, error) {
 	argv := []string{"flock", "--no-fork", "-w", "600", "/run/kocli-kubeadm.lock", "/usr/bin/kubeadm"}
 	c := host.Command(append(argv, args...)...)
 	c.Timeout = 20 * time.Minute
@@ -64,11 +71,11 @@ func Run(ctx context.Context, h host.Host, args ...string) error {
 	var x *host.ExitError
 	if errors.As(err, &x) {
 		if why := kubeadmError(string(out.Stderr) + "\n" + string(out.Stdout)); why != "" {
-			return fmt.Errorf("kubeadm %s: %s: %w", args[0], why, err)
+			return nil, fmt.Errorf("kubeadm %s: %s: %w", args[0], why, err)
 		}
-		return fmt.Errorf("kubeadm %s: %w", args[0], err)
+		return nil, fmt.Errorf("kubeadm %s: %w", args[0], err)
 	}
-	return err
+	return out.Stdout, err
 }
 
 // Said returns what kubeadm itself said in an error of Run: the lines that name

@@ -67,6 +67,9 @@ func (d *Dir) Root() string { return d.root }
 // Kubeconfig is the path of the administrator's kubeconfig.
 func (d *Dir) Kubeconfig() string { return filepath.Join(d.root, "kubeconfig") }
 
+// Renewal is the path of what is kept of a renewal of certificates that has begun.
+func (d *Dir) Renewal() string { return filepath.Join(d.root, "certs-renewal.json") }
+
 // Secret is the path of a file with a secret.
 func (d *Dir) Secret(name string) string { return filepath.Join(d.root, "secrets", name) }
 
@@ -178,7 +181,7 @@ func (d *Dir) Journal(runID, name string) (io.WriteCloser, error) {
 // Forget removes the record and kubeconfig after a reset. The runs stay.
 func (d *Dir) Forget() error {
 	var errs []error
-	for _, p := range []string{d.record(), d.Kubeconfig(), filepath.Join(d.root, "secrets")} {
+	for _, p := range []string{d.record(), d.Kubeconfig(), d.Renewal(), filepath.Join(d.root, "secrets")} {
 		errs = append(errs, os.RemoveAll(p))
 	}
 	return errors.Join(errs...)

@@ -17,12 +17,12 @@ func ctr(args ...string) host.Cmd {
 	return host.Command(append([]string{"/usr/local/bin/ctr", "-n", "k8s.io"}, args...)...)
 }
 
-// Running returns the IDs of the running containers of a name in Kubernetes. One
+// Running returns the IDs of the running containers of a name in kube-system. One
 // that the kubelet starts anew is another container. Where containerd does not run,
 // there are none.
 func Running(ctx context.Context, r host.Reader, container string) ([]string, error) {
 	outs, errs, err := converge.Asked(ctx, r,
-		ctr("containers", "ls", "-q", `labels."io.kubernetes.container.name"==`+container),
+		ctr("containers", "ls", "-q", `labels."io.kubernetes.pod.namespace"==kube-system,labels."io.kubernetes.container.name"==`+container),
 		ctr("tasks", "ls"))
 	if err != nil || errs[0] != nil || errs[1] != nil {
 		return nil, err

@@ -18,9 +18,12 @@ import (
 
 // ClusterStatus is how a cluster is now. Its JSON is stable.
 type ClusterStatus struct {
-	Cluster   string          `json:"cluster"`
-	Healthy   bool            `json:"healthy"`
-	Problems  []string        `json:"problems"` // in a line each; empty where it is healthy
+	Cluster  string   `json:"cluster"`
+	Healthy  bool     `json:"healthy"`
+	Problems []string `json:"problems"` // in a line each; empty where it is healthy
+	// Expiring are certificates of the control planes that have ended or will within
+	// 30 days, in a line each. The cluster may be healthy all the same.
+	Expiring  []string        `json:"expiring"`
 	API       APIStatus       `json:"api"`
 	Nodes     []NodeStatus    `json:"nodes"`
 	Workloads []kube.Workload `json:"workloads"` // of the control plane and the pod network
@@ -71,7 +74,7 @@ func Status(ctx context.Context, o Options) (*ClusterStatus, error) {
 }
 
 func (s *Session) status(ctx context.Context) (*ClusterStatus, error) {
-	st := &ClusterStatus{Cluster: s.inv.Name, Problems: []string{}, Nodes: []NodeStatus{}, Workloads: []kube.Workload{}}
+	st := &ClusterStatus{Cluster: s.inv.Name, Problems: []string{}, Expiring: []string{}, Nodes: []NodeStatus{}, Workloads: []kube.Workload{}}
 	st.API.Endpoint = s.inv.Endpoint()
 	if err := s.history(st); err != nil {
 		return nil, err
@@ -100,6 +103,7 @@ func (s *Session) status(ctx context.Context) (*ClusterStatus, error) {
 		}
 	}
 	st.judge(s.inv)
+	st.Expiring = append(st.Expiring, s.expiring(ctx)...)
 	return st, nil
 }
 

@@ -84,6 +84,9 @@ func kinds() []kind {
 		{"coordination.k8s.io", "v1", "leases", "Lease", true},
 		{"policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true},
 		{"storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false},
+		{"admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false},
+		{"admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", false},
+		{"apiregistration.k8s.io", "v1", "apiservices", "APIService", false},
 	}
 }
 

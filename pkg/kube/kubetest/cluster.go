@@ -185,6 +185,10 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 		var effects []effect
 		var refusals []string
 		switch args[0] {
+		case "certs": // renew NAME
+			return c.renew(m, args[2]), true
+		case "kubeconfig": // user
+			return c.user(m, args), true
 		case "init":
 			if len(args) > 2 && args[1] == "phase" && args[2] == "certs" {
 				effects = []effect{c.certificate(m, text)}

@@ -37,7 +37,7 @@ func etcdWorld(made bool, ca string) plantest.World {
 	m.Install(func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
 		n, _ := m.Read(generation)
 		switch strings.Join(argv, " ") {
-		case `/usr/local/bin/ctr -n k8s.io containers ls -q labels."io.kubernetes.container.name"==kube-apiserver`:
+		case `/usr/local/bin/ctr -n k8s.io containers ls -q labels."io.kubernetes.pod.namespace"==kube-system,labels."io.kubernetes.container.name"==kube-apiserver`:
 			return hosttest.Reply{Stdout: "api-" + n + "\n"}, true
 		case "/usr/local/bin/ctr -n k8s.io tasks ls":
 			return hosttest.Reply{Stdout: "TASK PID STATUS\napi-" + n + " 7 RUNNING\n"}, true

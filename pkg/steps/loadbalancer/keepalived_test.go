@@ -50,7 +50,7 @@ func keeps(m *hosttest.Machine, reload func(*hosttest.Machine)) {
 		switch line := strings.Join(argv, " "); line {
 		case "systemctl is-active kubelet.service":
 			return hosttest.Reply{Stdout: "active\n"}, true
-		case `/usr/local/bin/ctr -n k8s.io containers ls -q labels."io.kubernetes.container.name"==kocli-keepalived`:
+		case `/usr/local/bin/ctr -n k8s.io containers ls -q labels."io.kubernetes.pod.namespace"==kube-system,labels."io.kubernetes.container.name"==kocli-keepalived`:
 			return hosttest.Reply{Stdout: "now\n"}, true
 		case "/usr/local/bin/ctr -n k8s.io tasks ls":
 			return hosttest.Reply{Stdout: "TASK PID STATUS\nnow 12 RUNNING\n"}, true

@@ -144,7 +144,7 @@ func runs(t *testing.T, m *hosttest.Machine, reload func(*hosttest.Machine)) {
 		case line == "systemctl is-active kubelet.service":
 			return hosttest.Reply{Stdout: "active\n"}, true
 		case strings.HasPrefix(line, "/usr/local/bin/ctr -n k8s.io containers ls -q"):
-			if !strings.HasSuffix(line, `labels."io.kubernetes.container.name"==kocli-haproxy`) {
+			if !strings.HasSuffix(line, `labels."io.kubernetes.pod.namespace"==kube-system,labels."io.kubernetes.container.name"==kocli-haproxy`) {
 				return hosttest.Reply{}, true
 			}
 			return hosttest.Reply{Stdout: "old\nnow\n"}, true
