@@ -461,14 +461,14 @@ func TestReceipt_thatWasChangedIsRefused(t *testing.T) {
 
 func TestIdentities_andRecipients(t *testing.T) {
 	f := filepath.Join(t.TempDir(), "key")
-	public, err := backup.GenerateIdentity(f)
+	public, err := backup.GenerateIdentity(f, f+".pub")
 	if err != nil || !strings.HasPrefix(public, "age1") {
 		t.Fatal(public, err)
 	}
 	if st, err := os.Stat(f); err != nil || st.Mode().Perm() != 0o600 {
 		t.Error(st, err)
 	}
-	if _, err := backup.GenerateIdentity(f); fault.CodeOf(err) != fault.Usage {
+	if _, err := backup.GenerateIdentity(f, f+".2"); fault.CodeOf(err) != fault.Usage {
 		t.Errorf("a key is overwritten: %v", err)
 	}
 	ids, err := backup.Identities(f)

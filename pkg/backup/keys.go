@@ -62,19 +62,30 @@ func Identities(path string) ([]age.Identity, error) {
 	return out, nil
 }
 
-// GenerateIdentity writes a new private key to a file that must not exist, mode
-// 0600, and returns its public key.
-func GenerateIdentity(path string) (recipient string, err error) {
+// GenerateIdentity writes a new private key, mode 0600, and its public key to files
+// that must not exist, and returns the public key.
+func GenerateIdentity(private, public string) (recipient string, err error) {
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		return "", err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return "", fault.New(fault.Usage, "keys are never overwritten: choose another name with --out", err)
+	recipient = id.Recipient().String()
+	if err := createFile(private, 0o600, fmt.Sprintf("# public key: %s\n%s\n", recipient, id)); err != nil {
+		return "", err
 	}
-	_, err = fmt.Fprintf(f, "# public key: %s\n%s\n", id.Recipient(), id)
-	return id.Recipient().String(), errors.Join(err, f.Sync(), f.Close())
+	if err := createFile(public, 0o644, recipient+"\n"); err != nil {
+		return "", errors.Join(err, os.Remove(private)) // made a moment ago, and used by nobody
+	}
+	return recipient, nil
+}
+
+func createFile(path string, mode os.FileMode, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return fault.New(fault.Usage, "keys are never overwritten: choose another name with --out", err)
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // Trust is whose signature a backup has to have.

@@ -73,7 +73,7 @@ func (f *folder) clear() {
 		return
 	}
 	for _, p := range left {
-		if st, err := os.Stat(p); err == nil && time.Since(st.ModTime()) > staleAfter {
+		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > staleAfter {
 			_ = os.Remove(p) // the next upload tries again
 		}
 	}

@@ -1,0 +1,45 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kocli/kocli/pkg/backup"
+	"github.com/kocli/kocli/pkg/host/local"
+)
+
+// maxRequest is the largest request for a backup, in bytes.
+const maxRequest = 16 << 20
+
+// onHostBackupCommand makes a backup of the control plane that it runs on.
+func (a *app) onHostBackupCommand() *cobra.Command {
+	var protocol string
+	cmd := &cobra.Command{
+		Use: "backup", Short: "Make a backup of this control plane", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if protocol != backup.Protocol {
+				return usage(cmd, fmt.Errorf("this kocli speaks protocol %s, not %s", backup.Protocol, protocol))
+			}
+			var rq backup.Request
+			if err := json.NewDecoder(io.LimitReader(a.In, maxRequest)).Decode(&rq); err != nil {
+				return usage(cmd, errors.New("the request on stdin has another form")) // never quoted: it holds a key
+			}
+			o, err := rq.Options()
+			if err != nil {
+				return err
+			}
+			out := backup.Sender{W: a.Out}
+			r, err := backup.Write(cmd.Context(), out, local.New(rq.Node), o)
+			if err != nil {
+				return err
+			}
+			return out.End(r)
+		},
+	}
+	cmd.Flags().StringVar(&protocol, "protocol", "", "`version` of the stream")
+	return cmd
+}
