@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kocli/kocli/pkg/backup"
+	"github.com/kocli/kocli/pkg/etcd/datadir"
 	"github.com/kocli/kocli/pkg/host/local"
 )
 
@@ -41,5 +42,26 @@ func (a *app) onHostBackupCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "", "`version` of the stream")
+	return cmd
+}
+
+// onHostRestoreCommand makes etcd's data directory anew on the control plane that it
+// runs on.
+func (a *app) onHostRestoreCommand() *cobra.Command {
+	var protocol string
+	cmd := &cobra.Command{
+		Use: "restore", Short: "Make the data of this etcd anew", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if protocol != datadir.Protocol {
+				return usage(cmd, fmt.Errorf("this kocli speaks protocol %s, not %s", datadir.Protocol, protocol))
+			}
+			var rq datadir.Request
+			if err := json.NewDecoder(io.LimitReader(a.In, maxRequest)).Decode(&rq); err != nil {
+				return usage(cmd, fmt.Errorf("read the request: %w", err))
+			}
+			return datadir.Install(rq)
+		},
+	}
+	cmd.Flags().StringVar(&protocol, "protocol", "", "`version` of the request")
 	return cmd
 }

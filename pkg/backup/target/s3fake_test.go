@@ -24,9 +24,9 @@ type s3 struct {
 	objects map[string][]byte
 	parts   map[string]map[int][]byte // by upload
 	next    int
-	down    bool   // answers 503, as a server that is being stopped
-	full    bool   // takes no part any more
-	after   int    // parts until it is down; zero means never
+	down    bool // answers 503, as a server that is being stopped
+	full    bool // takes no part any more
+	after   int  // parts until it is down; zero means never
 	aborted []string
 }
 

@@ -175,3 +175,80 @@ func TestRestore_takesTheDatabaseOfAMemberThatStopped(t *testing.T) {
 		t.Errorf("%d objects, %v", len(got.Kvs), err)
 	}
 }
+
+// A restore that is killed anywhere and run again ends with the new data, and the old
+// is whole beside it.
+func TestInstall_goesOnAfterAKillAndKeepsWhatWasThere(t *testing.T) {
+	s := take(t)
+	const peer = "http://127.0.0.1:2380"
+	member := datadir.Member{Name: "b", PeerURL: peer, Cluster: "b=" + peer, Token: "new"}
+	for name, prepare := range map[string]func(t *testing.T, dir string){
+		"on an empty host": func(*testing.T, string) {},
+		"while it was made": func(t *testing.T, dir string) {
+			if err := os.MkdirAll(filepath.Join(dir, ".kocli-restore", "member", "wal"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"between the two renames": func(t *testing.T, dir string) {
+			if err := os.Rename(filepath.Join(dir, "member"), filepath.Join(dir, "member.before-id")); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if name != "on an empty host" {
+				old := etcdtest.NewReal(t, dir, "b", peer)
+				put(t, old.Client(t), 0, 3)
+				if err := datadir.Install(datadir.Request{ID: "id", Dir: dir, Snapshot: s.file, Member: member}); err == nil || !strings.Contains(err.Error(), "etcd runs") {
+					t.Errorf("under an etcd that runs: %v", err)
+				}
+				old.Stop()
+			}
+			prepare(t, dir)
+			for range 2 { // again changes nothing
+				if err := datadir.Install(datadir.Request{ID: "id", Dir: dir, Snapshot: s.file, Member: member}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			marker, err := os.ReadFile(datadir.MarkerPath(dir))
+			if err != nil || datadir.MarkerID(marker) != "id" {
+				t.Errorf("%s, %v", marker, err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, ".kocli-restore")); err == nil {
+				t.Error("what it was made in is left")
+			}
+			_, err = os.Stat(filepath.Join(dir, "member.before-id", "snap", "db"))
+			if (err == nil) != (name != "on an empty host") {
+				t.Errorf("the old data: %v", err)
+			}
+			got, err := etcdtest.NewReal(t, dir, "b", peer).Client(t).Get(t.Context(), "/registry/", clientv3.WithPrefix())
+			if err != nil || len(got.Kvs) != 69 {
+				t.Errorf("%d objects, %v", len(got.Kvs), err)
+			}
+		})
+	}
+}
+
+func TestInstall_ofASurvivorTakesItsOwnData(t *testing.T) {
+	const peer = "http://127.0.0.1:2380"
+	for _, killed := range []bool{false, true} {
+		dir := t.TempDir()
+		r := etcdtest.NewReal(t, dir, "a", peer)
+		put(t, r.Client(t), 0, 10)
+		r.Stop()
+		if killed {
+			if err := os.Rename(filepath.Join(dir, "member"), filepath.Join(dir, "member.before-id")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := datadir.Install(datadir.Request{ID: "id", Dir: dir, Member: datadir.Member{Name: "a", PeerURL: peer, Cluster: "a=" + peer, Token: "new"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := etcdtest.NewReal(t, dir, "a", peer).Client(t).Get(t.Context(), "/registry/", clientv3.WithPrefix())
+		if err != nil || len(got.Kvs) != 10 || got.Header.Revision < datadir.RevisionBump {
+			t.Errorf("killed %t: %+v, %v", killed, got, err)
+		}
+	}
+}
