@@ -29,7 +29,7 @@ sftp:// and s3:// can hold them; spec.backup in the YAML says which.`,
   kocli backup verify -f cluster.yaml --to /mnt/backups --identity prod.key`,
 		Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.backupCreateCommand(), a.backupListCommand(), a.backupPruneCommand(), a.backupVerifyCommand(), a.backupRestoreCommand(), a.backupKeygenCommand())
+	cmd.AddCommand(a.backupCreateCommand(), a.backupListCommand(), a.backupPruneCommand(), a.backupVerifyCommand(), a.backupRestoreCommand(), a.backupScheduleCommand(), a.backupKeygenCommand())
 	return cmd
 }
 

@@ -122,3 +122,42 @@ It refuses where etcd has its quorum. Others are added afterwards, as new ones.`
 	own(cmd, "from")
 	return cmd
 }
+
+func (a *app) backupScheduleCommand() *cobra.Command {
+	var off bool
+	cmd := &cobra.Command{
+		Use:   "schedule -f CLUSTER.yaml [--off]",
+		Short: "Have control planes make backups by themselves",
+		Long: `Installs a systemd timer on every control plane that makes backups as spec.backup says,
+without this machine: same format, same signature. With sftp:// and s3://, the one
+whose etcd does not lead makes each backup; in a folder every control plane keeps its
+own. What the target is reached with is kept on the control planes, 0600.
+kocli status shows how the last one went.`,
+		Example: "  kocli backup schedule -f cluster.yaml\n  kocli backup schedule -f cluster.yaml --off",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			show := a.ui()
+			defer show.Close()
+			o, err := a.options(cmd, "", show)
+			if err != nil {
+				return err
+			}
+			r, err := workflow.ScheduleBackups(cmd.Context(), o, off)
+			if err != nil {
+				return failedRun(err, r)
+			}
+			return a.result(fault.OK, r, func() error {
+				if off {
+					printf(a.Out, "The control planes make no backups by themselves: %s.\n", ui.Count(r.Changed, "change"))
+					return nil
+				}
+				b := o.Inventory.Spec.Backup
+				printf(a.Out, "Backups of cluster %s to %s, %s: %s.\n", r.Cluster, b.Target, b.Schedule, ui.Count(r.Changed, "change"))
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&off, "off", false, "take the timers away")
+	own(cmd, "off")
+	return cmd
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/backup"
 	"github.com/kocli/kocli/pkg/etcd/datadir"
+	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/local"
 )
 
@@ -18,10 +19,13 @@ const maxRequest = 16 << 20
 
 // onHostBackupCommand makes a backup of the control plane that it runs on.
 func (a *app) onHostBackupCommand() *cobra.Command {
-	var protocol string
+	var protocol, config string
 	cmd := &cobra.Command{
 		Use: "backup", Short: "Make a backup of this control plane", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config != "" {
+				return a.scheduledBackup(cmd, config)
+			}
 			if protocol != backup.Protocol {
 				return usage(cmd, fmt.Errorf("this kocli speaks protocol %s, not %s", backup.Protocol, protocol))
 			}
@@ -42,7 +46,27 @@ func (a *app) onHostBackupCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "", "`version` of the stream")
+	cmd.Flags().StringVar(&config, "schedule", "", "`file` that says what a scheduled backup is made with")
 	return cmd
+}
+
+// scheduledBackup makes the backup that a timer asks for, and keeps how it went.
+func (a *app) scheduledBackup(cmd *cobra.Command, config string) error {
+	s, err := backup.ReadSchedule(config)
+	if err != nil {
+		return err
+	}
+	r := s.Run(cmd.Context(), local.New(s.Request.Node), a.now)
+	kept := r.Keep("/")
+	switch {
+	case !r.OK:
+		return errors.Join(fault.New(fault.Failure, r.Hint, errors.New(r.Error)), kept)
+	case r.LeftTo != "":
+		printf(a.Out, "left to %s\n", r.LeftTo)
+	default:
+		printf(a.Out, "%s is complete: %d bytes in %s\n", r.Receipt.Name, r.Receipt.Size, r.Target)
+	}
+	return kept
 }
 
 // onHostRestoreCommand makes etcd's data directory anew on the control plane that it

@@ -113,6 +113,9 @@ func (a *app) writeStatus(st *workflow.ClusterStatus) {
 	if h := st.Holder; h != nil {
 		printf(a.Out, "Worked on   by %q of %s@%s (pid %d) since %s\n", h.Command, h.User, h.Host, h.PID, h.Since.Local().Format(time.DateTime))
 	}
+	if b := st.Backups; b != nil {
+		a.writeScheduled(b)
+	}
 	if len(st.Nodes) > 0 {
 		printf(a.Out, "\n")
 		t := a.table("NODE", "ROLES", "VERSION", "READY", "")
@@ -138,6 +141,21 @@ func (a *app) writeStatus(st *workflow.ClusterStatus) {
 		t.AppendRows(bad)
 		t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 90, WidthMaxEnforcer: text.WrapSoft}})
 		t.Render()
+	}
+}
+
+// writeScheduled shows how the backups go that control planes make by themselves.
+func (a *app) writeScheduled(b *workflow.ScheduledBackups) {
+	last := "none yet"
+	var at time.Time
+	for _, r := range b.Nodes {
+		if r.LastGood.After(at) {
+			at, last = r.LastGood, fmt.Sprintf("last good one %s, of %s", r.LastGood.Local().Format(time.DateTime), r.Node)
+		}
+	}
+	printf(a.Out, "Backups     %s to %s, %s\n", b.Schedule, b.Target, last)
+	for _, p := range b.Problems {
+		printf(a.Out, "            %s\n", p)
 	}
 }
 
