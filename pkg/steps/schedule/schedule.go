@@ -5,7 +5,9 @@ package schedule
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/kocli/kocli/pkg/backup"
@@ -141,8 +143,11 @@ func Off() plan.Step {
 	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
 		var out []plan.Change
 		for _, p := range paths {
-			if _, err := r.Stat(ctx, p); err == nil {
+			_, err := r.Stat(ctx, p)
+			if err == nil {
 				out = append(out, plan.Change{Object: "file " + p, To: "remove"})
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
 			}
 		}
 		return out, nil
