@@ -56,7 +56,7 @@ func (s Store) Save(ctx context.Context, name string, key archive.PrivateKey, wr
 
 // arrived returns nil when the target has a file of this size.
 func (s Store) arrived(ctx context.Context, name string, size int64) error {
-	all, err := s.Target.List(ctx)
+	all, err := s.List(ctx)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ type Item struct {
 // All lists the backups that are complete, of one cluster or, where that is empty, of
 // all, the newest first. What is wrong with others is in the notes, a line each.
 func (s Store) All(ctx context.Context, cluster string) (items []Item, notes []string, err error) {
-	entries, err := s.Target.List(ctx)
+	entries, err := s.List(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -190,7 +190,7 @@ func (s Store) Prune(ctx context.Context, cluster string, r Retention, t Trust, 
 
 // clear removes archives whose receipt never came.
 func (s Store) clear(ctx context.Context, cluster string, now time.Time) error {
-	entries, err := s.Target.List(ctx)
+	entries, err := s.List(ctx)
 	if err != nil {
 		return err
 	}

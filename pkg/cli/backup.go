@@ -174,7 +174,7 @@ func (a *app) writeBackups(l *workflow.BackupList) {
 			if !b.Encrypted {
 				notes = append(notes, "not encrypted")
 			}
-			t.AppendRow(table.Row{b.Name, ui.Duration(b.Age.Truncate(time.Minute)), ui.Bytes(b.Size), b.Keys, b.Revision, b.Kubernetes, strings.Join(notes, "; ")})
+			t.AppendRow(table.Row{b.Name, ui.Duration(b.Age.Truncate(time.Second)), ui.Bytes(b.Size), b.Keys, b.Revision, b.Kubernetes, strings.Join(notes, "; ")})
 		}
 		t.Render()
 	}

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/kocli/kocli/pkg/backup"
+	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/inventory"
@@ -50,7 +52,7 @@ func Restore(ctx context.Context, o Options, ro RestoreOptions) (*Result, error)
 	if err != nil {
 		return res, err
 	}
-	if err := s.fits(b.contents); err != nil {
+	if err := errors.Join(s.fits(b.contents), s.sameEndpoint(b.contents)); err != nil {
 		return res, err
 	}
 	rs, err := s.restoring(ctx, b, ro.IKnow)
@@ -159,6 +161,25 @@ func (s *Session) fits(c *backup.Contents) error {
 			fmt.Errorf("the backup is of Kubernetes %s, and the YAML asks for %s: other versions may not read its data", c.Kubernetes, s.inv.Version()))
 	}
 	return nil
+}
+
+// sameEndpoint wants a bundle where the cluster is at another address than it was:
+// kubelets and what runs in the cluster have to be told, which the phases of create
+// do.
+func (s *Session) sameEndpoint(c *backup.Contents) error {
+	if s.bundle != nil {
+		return nil
+	}
+	old, err := config.Read("the YAML in the backup", bytes.NewReader(c.Small[backup.SpecEntry]))
+	if err != nil {
+		return nil //nolint:nilerr // of an older kocli: who restores onto other addresses gives a bundle
+	}
+	was, err := inventory.New(old)
+	if err != nil || was.Endpoint() == s.inv.Endpoint() {
+		return nil //nolint:nilerr // as above
+	}
+	return fault.New(fault.Usage, "give it the file that holds what is installed: --bundle FILE",
+		fmt.Errorf("%w, and the API moves from %s to %s, which every node has to be told", errNoBundle, was.Endpoint(), s.inv.Endpoint()))
 }
 
 // snapshot is the snapshot of etcd as a file that hosts get.

@@ -138,6 +138,14 @@ func TestArchive_isProvedBeforeItIsUsed(t *testing.T) {
 	if err := w.s.sameCA(t.Context(), b.contents); err == nil || fault.CodeOf(err) != fault.Unreachable {
 		t.Errorf("hosts that do not answer: %v", err)
 	}
+	if err := w.s.sameEndpoint(b.contents); err != nil {
+		t.Errorf("at the address that it had: %v", err)
+	}
+	moved := *w.s.inv
+	moved.Spec.ControlPlane.Endpoint.Address = "10.0.0.200"
+	if err := (&Session{inv: &moved}).sameEndpoint(b.contents); fault.CodeOf(err) != fault.Usage || !strings.Contains(err.Error(), "10.0.0.200") {
+		t.Errorf("at another address, without a bundle: %v", err)
+	}
 	for name, change := range map[string]func(){
 		"the host is of another cluster": func() {
 			other := etcdtest.New(t)

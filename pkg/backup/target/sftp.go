@@ -146,7 +146,7 @@ func (u *serverUpload) Abort() error {
 	u.done = true
 	u.stop()
 	u.pipe.CloseWithError(context.Canceled)
-	<-u.err // the file is closed
+	_ = <-u.err // it is that it was given up; the file is closed
 	return u.s.files.Remove(u.temp)
 }
 

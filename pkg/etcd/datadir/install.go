@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/kocli/kocli/pkg/internal/atomicfile"
 )
@@ -116,7 +117,7 @@ func idle(db string) error {
 		return nil
 	}
 	b, err := bbolt.Open(db, 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fmt.Errorf("etcd runs: it has %s open", db)
 	}
 	if err != nil {
