@@ -14,7 +14,7 @@ import (
 func (a *app) backupRestoreCommand() *cobra.Command {
 	var w workflow.WhichBackup
 	var p planFlags
-	var iKnow bool
+	var iKnow, dry bool
 	cmd := &cobra.Command{
 		Use:   "restore [NAME|FILE] -f CLUSTER.yaml --identity FILE [--bundle FILE]",
 		Short: "Make a cluster anew from a backup",
@@ -36,7 +36,7 @@ bundle and for the backup.`,
 			if err != nil {
 				return err
 			}
-			return a.backupRestore(cmd, p, workflow.RestoreOptions{Which: w, IKnow: iKnow})
+			return a.backupRestore(cmd, p, dry, workflow.RestoreOptions{Which: w, IKnow: iKnow})
 		},
 	}
 	p.add(cmd)
@@ -44,11 +44,12 @@ bundle and for the backup.`,
 	cmd.Flags().StringVar(&w.Identity, "identity", "", "`file` with the private key of age, AGE-SECRET-KEY-...")
 	cmd.Flags().StringVar(&w.Accept, "accept-signer", "", "`ID` of a key that is trusted, where this machine does not know the cluster's")
 	cmd.Flags().BoolVar(&iKnow, "i-know", false, "restore over a cluster that works: what was written since the backup is lost")
-	own(cmd, "accept-signer", "i-know")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "prove the backup, show what would change, and change nothing")
+	own(cmd, "accept-signer", "i-know", "dry-run")
 	return cmd
 }
 
-func (a *app) backupRestore(cmd *cobra.Command, p planFlags, ro workflow.RestoreOptions) error {
+func (a *app) backupRestore(cmd *cobra.Command, p planFlags, dry bool, ro workflow.RestoreOptions) error {
 	show := a.ui()
 	defer show.Close()
 	raw, err := a.read()
@@ -64,6 +65,15 @@ func (a *app) backupRestore(cmd *cobra.Command, p planFlags, ro workflow.Restore
 	}
 	if o.Inventory.ExternalEtcd() != nil {
 		return fault.New(fault.Usage, "restore it where it is", errors.New("the cluster's data is in an etcd that kocli does not run"))
+	}
+	if dry {
+		pre, err := workflow.PlanRestore(cmd.Context(), o, ro)
+		if err != nil {
+			return err
+		}
+		show.Close()
+		doc := newPlanDoc(o.Inventory, pre)
+		return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
 	}
 	ro.Confirm = func(q string) error { return a.confirm(cmd.Context(), q) }
 	r, err := workflow.Restore(cmd.Context(), o, ro)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"github.com/google/renameio/v2"
@@ -44,22 +45,7 @@ func Restore(ctx context.Context, o Options, ro RestoreOptions) (*Result, error)
 	}
 	defer func() { _ = s.Close() }() // what matters has been synced before
 	res := s.result(len(s.inv.Nodes))
-	ids, err := backup.Identities(ro.Which.Identity)
-	if err != nil {
-		return res, err
-	}
-	b, err := s.archive(ctx, ro.Which, ids)
-	if err != nil {
-		return res, err
-	}
-	if err := errors.Join(s.fits(b.contents), s.sameEndpoint(b.contents)); err != nil {
-		return res, err
-	}
-	rs, err := s.restoring(ctx, b, ro.IKnow)
-	if err != nil {
-		return res, err
-	}
-	phases, err := rs.phases()
+	rs, phases, err := s.planRestore(ctx, ro)
 	if err != nil {
 		return res, err
 	}
@@ -69,7 +55,7 @@ func Restore(ctx context.Context, o Options, ro RestoreOptions) (*Result, error)
 	}
 	if ro.Confirm != nil && !rs.begun {
 		q := fmt.Sprintf("Restore cluster %s as it was on %s onto %s? What etcd holds there now is put aside.",
-			s.inv.Name, b.contents.Created.Local().Format("2006-01-02 15:04:05"), strings.Join(inventory.Names(s.inv.ControlPlanes()), ", "))
+			s.inv.Name, rs.created.Local().Format("2006-01-02 15:04:05"), strings.Join(inventory.Names(s.inv.ControlPlanes()), ", "))
 		if err := ro.Confirm(q); err != nil {
 			return res, err
 		}
@@ -83,6 +69,46 @@ func Restore(ctx context.Context, o Options, ro RestoreOptions) (*Result, error)
 	s.tellStrangers(ctx, rs.cluster)
 	res.Kubeconfig, err = s.keepKubeconfig(ctx, rs.cluster.Seed)
 	return res, err
+}
+
+// PlanRestore shows what Restore would do, and changes nothing on the hosts.
+func PlanRestore(ctx context.Context, o Options, ro RestoreOptions) (*Preview, error) {
+	s, err := Open(ctx, o, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }()
+	_, phases, err := s.planRestore(ctx, ro)
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan.Compile(phases, plan.Options{Only: o.Only, Skip: o.Skip, Now: o.Clock.Now})
+	if err != nil {
+		return nil, err
+	}
+	changes, err := p.Preview(ctx, s.hosts)
+	return &Preview{Changes: changes, Nodes: p.Nodes()}, err
+}
+
+// planRestore proves the backup, looks at the hosts, and refuses what would do harm.
+func (s *Session) planRestore(ctx context.Context, ro RestoreOptions) (*restoring, []plan.Phase, error) {
+	ids, err := backup.Identities(ro.Which.Identity)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := s.archive(ctx, ro.Which, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(s.fits(b.contents), s.sameEndpoint(b.contents)); err != nil {
+		return nil, nil, err
+	}
+	rs, err := s.restoring(ctx, b, ro.IKnow)
+	if err != nil {
+		return nil, nil, err
+	}
+	phases, err := rs.phases()
+	return rs, phases, err
 }
 
 // localBackup is a backup on this machine that was read to its end.
@@ -225,7 +251,8 @@ type restoring struct {
 	*Session
 	cluster  *Cluster
 	id       string
-	begun    bool // an earlier run has restored data already
+	created  time.Time // when the backup was made
+	begun    bool      // an earlier run has restored data already
 	files    []host.File
 	snapshot *host.File
 	members  *inventory.Inventory // with the control planes that etcd will have
@@ -234,7 +261,7 @@ type restoring struct {
 // restoring looks at the hosts, and refuses what would do harm, before anything is
 // changed.
 func (s *Session) restoring(ctx context.Context, b *localBackup, iKnow bool) (*restoring, error) {
-	rs := &restoring{Session: s, id: restore.NewID(b.sum, s.inv.ControlPlanes()), files: b.files(), snapshot: b.snapshot(), members: s.inv}
+	rs := &restoring{Session: s, id: restore.NewID(b.sum, s.inv.ControlPlanes()), created: b.contents.Created, files: b.files(), snapshot: b.snapshot(), members: s.inv}
 	if err := rs.look(ctx, s.inv.ControlPlanes()); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"os"
 	"path"
 	"strconv"
 	"time"
@@ -45,10 +46,20 @@ func (s *server) String() string { return s.url }
 func (s *server) Close() error   { return s.files.Close() }
 
 func (s *server) why(op string, err error) error {
-	if sshhost.NoSpace(err) {
+	if sshhost.NoSpace(err) || s.full() {
 		return failed(op, s, "make room there (kocli backup prune), then run the same command again; earlier backups are as they were", err)
 	}
 	return failed(op, s, "look at the folder on the server, then run the same command again", err)
+}
+
+// little is what a file system has left, in bytes, that is called full.
+const little = 1 << 20
+
+// full reports whether the server has no room left. OpenSSH says no more of that than
+// that something failed.
+func (s *server) full() bool {
+	v, err := s.files.StatVFS(s.dir)
+	return err == nil && v.Blocks > 0 && v.Bavail*v.Frsize < little
 }
 
 // serverUpload feeds SFTP through a pipe: what is written in pieces travels with
@@ -72,7 +83,10 @@ func (s *server) Create(ctx context.Context, name string) (Upload, error) {
 	}
 	s.clear()
 	temp := path.Join(s.dir, partialPrefix+name)
-	file, err := s.files.Create(temp)
+	if err := s.files.Remove(temp); err != nil && !sshhost.Missing(err) { // of a run that was killed
+		return nil, s.why("write into", err)
+	}
+	file, err := s.files.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY)
 	if err != nil {
 		return nil, s.why("write into", err)
 	}

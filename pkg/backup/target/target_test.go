@@ -185,6 +185,27 @@ func TestFolder_aFullDisk(t *testing.T) {
 	}
 }
 
+// What is under the name of a partial file, put there by another, is not written
+// through.
+func TestSFTP_followsNoLink(t *testing.T) {
+	where, dir, o := sftpTarget(t, true, canary)
+	f := open(t, where, o)
+	if err := store(t, f, "before.tar", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	if err := errors.Join(os.WriteFile(other, []byte("theirs"), 0o644), os.Symlink(other, filepath.Join(dir, ".partial-a.tar"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := store(t, f, "a.tar", []byte("ours")); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(other)
+	if st, err2 := os.Stat(other); err != nil || err2 != nil || string(data) != "theirs" || st.Mode().Perm() != 0o644 {
+		t.Errorf("%q, %v, %v", data, err, err2)
+	}
+}
+
 func TestFolder_clearsWhatWasKilledLongAgo(t *testing.T) {
 	dir := t.TempDir()
 	old, young := filepath.Join(dir, ".partial-old"), filepath.Join(dir, ".partial-young")

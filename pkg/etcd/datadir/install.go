@@ -80,6 +80,9 @@ func Install(r Request) error {
 			from = filepath.Join(before, "snap", "db")
 		}
 	}
+	if _, err := os.Stat(from); err != nil {
+		return err
+	}
 	if err := idle(filepath.Join(live, "snap", "db")); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 
 	"github.com/pkg/sftp"
@@ -50,7 +51,7 @@ func (f *Files) Close() error {
 // NoSpace reports whether an error says that a server has no room left.
 func NoSpace(err error) bool {
 	var s *sftp.StatusError
-	return errors.As(err, &s) && (s.Code == sshFxNoSpace || s.Code == sshFxQuota)
+	return errors.As(err, &s) && (s.Code == sshFxNoSpace || s.Code == sshFxQuota || strings.Contains(s.Error(), "no space left"))
 }
 
 // Codes of later drafts of SFTP that servers use all the same.
