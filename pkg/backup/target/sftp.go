@@ -160,7 +160,7 @@ func (u *serverUpload) Abort() error {
 	u.done = true
 	u.stop()
 	u.pipe.CloseWithError(context.Canceled)
-	_ = <-u.err // it is that it was given up; the file is closed
+	<-u.err // it is that it was given up; the file is closed
 	return u.s.files.Remove(u.temp)
 }
 
