@@ -145,7 +145,7 @@ func (u *bucketUpload) Abort() error {
 	}
 	u.done = true
 	u.pipe.CloseWithError(errAborted) // the library takes back the parts that were sent
-	<-u.err                       // it is that it was given up
+	<-u.err                           // it is that it was given up
 	u.cancel()
 	return nil
 }
