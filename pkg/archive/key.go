@@ -172,7 +172,20 @@ func readPrivateKey(path string) (PrivateKey, error) {
 			Err:  fmt.Errorf("others may read this private key (mode %04o)", mode),
 		}
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	return privateKey(block.Bytes)
+}
+
+// ParsePrivateKey reads what a private key's file holds.
+func ParsePrivateKey(data []byte) (PrivateKey, error) {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != pemPrivate {
+		return PrivateKey{}, errors.New("no private key in PEM is in it")
+	}
+	return privateKey(block.Bytes)
+}
+
+func privateKey(der []byte) (PrivateKey, error) {
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
 		return PrivateKey{}, err
 	}

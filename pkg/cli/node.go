@@ -113,5 +113,5 @@ func (a *app) onHostCommands() []*cobra.Command {
 	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
 	images.Flags().StringVar(&speaks, "protocol", "", "`version` of the stream")
 	images.Flags().StringVar(&address, "address", containerd.Address, "`socket` of containerd")
-	return []*cobra.Command{check, receive, relay, apply, lane, images, lend}
+	return []*cobra.Command{check, receive, relay, apply, lane, images, lend, a.onHostBackupCommand(), a.onHostRestoreCommand()}
 }

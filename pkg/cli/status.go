@@ -131,6 +131,9 @@ func (a *app) writeStatus(st *workflow.ClusterStatus) {
 	for _, l := range st.Expiring {
 		printf(a.Out, "WARNING     %s\n", l)
 	}
+	if b := st.Backups; b != nil {
+		a.writeScheduled(b)
+	}
 	if len(st.Nodes) > 0 {
 		printf(a.Out, "\n")
 		t := a.table("NODE", "ROLES", "VERSION", "READY", "")
@@ -156,6 +159,21 @@ func (a *app) writeStatus(st *workflow.ClusterStatus) {
 		t.AppendRows(bad)
 		t.SetColumnConfigs([]table.ColumnConfig{{Number: 4, WidthMax: 90, WidthMaxEnforcer: text.WrapSoft}})
 		t.Render()
+	}
+}
+
+// writeScheduled shows how the backups go that control planes make by themselves.
+func (a *app) writeScheduled(b *workflow.ScheduledBackups) {
+	last := "none yet"
+	var at time.Time
+	for _, r := range b.Nodes {
+		if r.LastGood.After(at) {
+			at, last = r.LastGood, fmt.Sprintf("last good one %s, of %s", r.LastGood.Local().Format(time.DateTime), r.Node)
+		}
+	}
+	printf(a.Out, "Backups     %s to %s, %s\n", b.Schedule, b.Target, last)
+	for _, p := range b.Problems {
+		printf(a.Out, "            %s\n", p)
 	}
 }
 

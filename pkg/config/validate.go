@@ -34,6 +34,7 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, validateHosts(&c.Spec, spec.Child("hosts"))...)
 	all = append(all, validateMaintenance(&c.Spec.Maintenance, spec.Child("maintenance"))...)
 	all = append(all, noBlanks(c.Spec.Preflight.Ignore, spec.Child("preflight", "ignore"))...)
+	all = append(all, validateBackup(&c.Spec.Backup, spec.Child("backup"))...)
 	all = append(all, validateReserved(&c.Spec, spec)...)
 	if len(all) == 0 {
 		all = validateLogins(c)
@@ -67,7 +68,7 @@ func validateReserved(s *v1alpha1.ClusterSpec, p *field.Path) field.ErrorList {
 		set  bool
 	}{
 		{"storage", s.Storage != nil}, {"registry", s.Registry != nil}, {"addons", s.Addons != nil},
-		{"backup", s.Backup != nil}, {"provider", s.Provider != nil},
+		{"provider", s.Provider != nil},
 	} {
 		if r.set {
 			all = append(all, field.Forbidden(p.Child(r.name), "not supported by this version of kocli yet: remove it"))

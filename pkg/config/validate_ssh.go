@@ -140,6 +140,9 @@ func CheckFiles(c *v1alpha1.Cluster) field.ErrorList {
 			login(h.SSH, field.NewPath("spec", "hosts").Index(i).Child("ssh"))
 		}
 	}
+	backup := field.NewPath("spec", "backup")
+	check(c.Spec.Backup.SFTP.KeyFile, backup.Child("sftp", "keyFile"))
+	check(c.Spec.Backup.S3.CAFile, backup.Child("s3", "caFile"))
 	if x := c.Spec.Etcd.External; x != nil {
 		p := field.NewPath("spec", "etcd", "external")
 		check(x.CAFile, p.Child("caFile"))

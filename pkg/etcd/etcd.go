@@ -98,7 +98,7 @@ func Look(ctx context.Context, r host.Reader) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := Credentials{CA: files[0], Cert: files[1], Key: files[2]}.config()
+	conf, err := Credentials{CA: files[0], Cert: files[1], Key: files[2]}.Config()
 	if err != nil {
 		return nil, fmt.Errorf("read %s and %s on %s: %w", caPath, certPath, r.Name(), err)
 	}
@@ -117,11 +117,13 @@ func (c Credentials) GoString() string { return "***" }
 // Verify returns an error where the parts are no certificates, or do not belong
 // together.
 func (c Credentials) Verify() error {
-	_, err := c.config()
+	_, err := c.Config()
 	return err
 }
 
-func (c Credentials) config() (*tls.Config, error) {
+// Config returns what TLS needs. An error where the parts are no certificates, or
+// do not belong together.
+func (c Credentials) Config() (*tls.Config, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(c.CA) {
 		return nil, errors.New("the file of the CA holds no certificate")
@@ -136,7 +138,7 @@ func (c Credentials) config() (*tls.Config, error) {
 // Outside returns a view of an etcd outside the cluster, through a node. Of it
 // only Ask makes sense: who its members are is not the cluster's to say.
 func Outside(r host.Reader, c Credentials) (*View, error) {
-	conf, err := c.config()
+	conf, err := c.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +225,7 @@ func (v *View) client(endpoint string) (*clientv3.Client, error) {
 
 // through asks the member of the view's own node.
 func (v *View) through(ctx context.Context, ask func(context.Context, *clientv3.Client) error) error {
-	c, err := v.client("https://" + net.JoinHostPort("127.0.0.1", Port))
+	c, err := v.client(local)
 	if err != nil {
 		return err
 	}

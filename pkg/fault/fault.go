@@ -22,6 +22,8 @@ const (
 	Locked      Code = 5   // another kocli works on this cluster
 	Bundle      Code = 6   // the bundle is damaged, incomplete or does not fit
 	Unhealthy   Code = 7   // the cluster answers, but is not healthy (status)
+	Backup      Code = 8   // a backup is damaged, incomplete, too old or of another cluster
+	BackupKey   Code = 9   // a backup cannot be decrypted, or its signer is not known
 	Interrupted Code = 130 // Ctrl-C or SIGTERM
 )
 
@@ -42,6 +44,8 @@ func Codes() []struct {
 		{Locked, "another kocli works on this cluster"},
 		{Bundle, "the bundle is damaged, incomplete, or does not fit the cluster"},
 		{Unhealthy, "the cluster answers but is not healthy"},
+		{Backup, "a backup is damaged, incomplete, too old, or of another cluster"},
+		{BackupKey, "a backup cannot be decrypted with the key, or its signer is not known"},
 		{Interrupted, "interrupted by Ctrl-C or SIGTERM"},
 	}
 }

@@ -35,6 +35,11 @@ const (
 	KubeletPatchPath = PatchesDir + "/kubeletconfiguration+merge.yaml"
 	// CertConfigPath is kubeadm's --config when a certificate is made again.
 	CertConfigPath = ConfigDir + "/kubeadm-certs.yaml"
+	// RestoreConfigPath is kubeadm's --config while a control plane is restored. It
+	// holds a token that is never used: mode 0600, and removed after use.
+	RestoreConfigPath = ConfigDir + "/kubeadm-restore.yaml"
+	// RecoverPath names the recovery of a survivor that has begun and not ended.
+	RecoverPath = ConfigDir + "/recover"
 	// ManifestsDir is where the kubelet finds static pods.
 	ManifestsDir = "/etc/kubernetes/manifests"
 	// HAProxyDir and KeepalivedDir hold the configuration of the load balancer and

@@ -52,12 +52,16 @@ func parseUname(s string) (kernel, machine, arch string) {
 	if len(f) != 2 {
 		return "", "", ""
 	}
+	return f[0], f[1], Arch(f[1])
+}
+
+// Arch is Go's name of an architecture that uname -m names.
+func Arch(machine string) string {
 	names := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "loongarch64": "loong64"}
-	arch = names[f[1]]
-	if arch == "" {
-		arch = f[1]
+	if arch := names[machine]; arch != "" {
+		return arch
 	}
-	return f[0], f[1], arch
+	return machine
 }
 
 // parseMemory reads /proc/meminfo.

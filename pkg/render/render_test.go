@@ -111,6 +111,8 @@ func TestNodeTemplates_systemdReadsThem(t *testing.T) {
 	for _, p := range []string{
 		write("containerd.service", unit("containerd.service", map[string]string{"Binary": "/bin/true", "Fingerprint": "KOCLI_FINGERPRINT=0123456789abcdef"})),
 		write("kubelet.service", unit("kubelet.service", nil)),
+		write("kocli-backup.service", unit("kocli-backup.service", map[string]string{"Kocli": "/bin/true", "Config": "/etc/x"})),
+		write("kocli-backup.timer", unit("kocli-backup.timer", map[string]string{"Schedule": "*-*-* 02:30:00"})),
 	} {
 		if out := verify(p); strings.Contains(out, dir) || strings.Contains(out, filepath.Base(p)) {
 			t.Errorf("systemd says: %s", out)

@@ -307,7 +307,11 @@ func (c *Cluster) kocli(n inventory.Node) (host.File, error) {
 	if k := c.Kocli; k.Arch != "" && k.Arch == c.Facts[n.Name].Arch {
 		return k.file(dst), nil
 	}
-	f, ok := c.Payload(n).Kocli(dst)
+	var f host.File
+	ok := false
+	if c.Payload != nil {
+		f, ok = c.Payload(n).Kocli(dst)
+	}
 	if !ok {
 		return f, fault.New(fault.Bundle, "build the bundle again with a kocli for "+c.Facts[n.Name].Arch,
 			fmt.Errorf("the bundle has no kocli for %s, which %s needs", c.Facts[n.Name].Arch, n.Name))

@@ -76,6 +76,8 @@ type Session struct {
 	RunID   string
 	LogPath string
 
+	binary *KocliBinary // in tests; nil means the running one
+
 	ownResolver bool // a host needs kocli's resolv.conf
 	// leaving are nodes that are not in the YAML any more and still have to be taken
 	// out; the run can reach them.

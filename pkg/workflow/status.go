@@ -29,6 +29,9 @@ type ClusterStatus struct {
 	Workloads []kube.Workload `json:"workloads"` // of the control plane and the pod network
 	LastRun   *RunStatus      `json:"lastRun,omitempty"`
 	Holder    *state.Holder   `json:"lock,omitempty"` // who works on it now
+	// Backups are those that control planes make by themselves; nil where none are
+	// scheduled. That one failed does not make the cluster unhealthy.
+	Backups *ScheduledBackups `json:"backups,omitempty"`
 }
 
 // APIStatus is how the API server is.
@@ -102,6 +105,7 @@ func (s *Session) status(ctx context.Context) (*ClusterStatus, error) {
 			st.Problems = append(st.Problems, err.Error())
 		}
 	}
+	st.Backups = s.scheduled(ctx)
 	st.judge(s.inv)
 	st.Expiring = append(st.Expiring, s.expiring(ctx)...)
 	return st, nil

@@ -44,6 +44,8 @@ type ClusterSpec struct {
 	Preflight Preflight `json:"preflight,omitempty,omitzero"`
 	// What kocli may change in the operating system of the hosts.
 	OS OS `json:"os,omitempty,omitzero"`
+	// Where and how the cluster is backed up.
+	Backup Backup `json:"backup,omitempty,omitzero"`
 
 	// Reserved for persistent storage. Not supported by this version yet.
 	Storage Object `json:"storage,omitempty"`
@@ -51,8 +53,6 @@ type ClusterSpec struct {
 	Registry Object `json:"registry,omitempty"`
 	// Reserved for cluster services such as ingress and monitoring. Not supported by this version yet.
 	Addons Object `json:"addons,omitempty"`
-	// Reserved for scheduled backups. Not supported by this version yet.
-	Backup Object `json:"backup,omitempty"`
 	// Reserved for creating the machines first (vSphere, OpenStack, FusionCompute). Not supported by this version yet.
 	Provider Object `json:"provider,omitempty"`
 }

@@ -50,6 +50,11 @@ type Options struct {
 	KeepAlive time.Duration
 }
 
+const (
+	defaultTimeout   = 10 * time.Second
+	defaultKeepAlive = 10 * time.Second
+)
+
 // ciphers in the order of their speed in Go. The default order starts with
 // chacha20, which is four times slower here.
 func ciphers() []string {
@@ -69,10 +74,10 @@ func (t Target) addr() string {
 // Dial connects, checks the host key, logs in and learns how root is had.
 func Dial(ctx context.Context, t Target, o Options) (*Host, error) {
 	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
+		o.Timeout = defaultTimeout
 	}
 	if o.KeepAlive == 0 {
-		o.KeepAlive = 10 * time.Second
+		o.KeepAlive = defaultKeepAlive
 	}
 	client, closers, err := connect(ctx, t, o)
 	if err != nil {

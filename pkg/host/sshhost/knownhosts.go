@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,6 +74,35 @@ func (k *KnownHosts) check(addr string) (ssh.HostKeyCallback, []string) {
 		}
 		return fmt.Errorf("%w: %w", ErrHostKey, err)
 	}, k.algorithms(addr)
+}
+
+// Lines returns the lines of the files that name the host of a URL, for another
+// machine that is to trust the same keys. An error where there are none.
+func (k *KnownHosts) Lines(rawURL string) ([]byte, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	port := u.Port()
+	if port == "" {
+		port = "22"
+	}
+	addr := net.JoinHostPort(u.Hostname(), port)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	db, err := k.load()
+	if err != nil {
+		return nil, err
+	}
+	var ke *knownhosts.KeyError
+	if !errors.As(db(addr, &net.TCPAddr{}, noKey{}), &ke) || len(ke.Want) == 0 {
+		return nil, fmt.Errorf("%w: no key of %s is known", ErrHostKey, addr)
+	}
+	var out bytes.Buffer
+	for _, w := range ke.Want {
+		fmt.Fprintln(&out, knownhosts.Line([]string{knownhosts.Normalize(addr)}, w.Key))
+	}
+	return out.Bytes(), nil
 }
 
 // load reads the files, where they are not what they were: there may be hundreds

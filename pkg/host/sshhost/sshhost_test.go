@@ -529,6 +529,7 @@ func TestHost_aBatchNamesTheQuestionThatHangs(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		time.Sleep(300 * time.Millisecond) // the answers before it are on their way
 		cancel(enough)
 		writer <- f
 	}()

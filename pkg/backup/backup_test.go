@@ -1,0 +1,490 @@
+package backup_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/backup"
+	"github.com/kocli/kocli/pkg/backup/target"
+	"github.com/kocli/kocli/pkg/etcd/datadir"
+	"github.com/kocli/kocli/pkg/etcd/etcdtest"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host/hosttest"
+)
+
+const canary = "the-secret-that-nobody-may-see"
+
+// plane is a control plane with a real etcd.
+func plane(t *testing.T) *hosttest.Machine {
+	t.Helper()
+	r := etcdtest.NewReal(t, t.TempDir(), "cp-1", "http://127.0.0.1:2380")
+	c := r.Client(t)
+	for i := range 100 {
+		if _, err := c.Put(t.Context(), fmt.Sprintf("/registry/secrets/a/%03d", i), canary+strings.Repeat("x", 4000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := hosttest.New("cp-1")
+	r.Install(m)
+	ca, _ := m.Read("/etc/kubernetes/pki/etcd/ca.crt")
+	m.Write("/etc/kubernetes/pki/ca.crt", 0o644, ca)
+	m.Write("/etc/kubernetes/pki/ca.key", 0o600, canary)
+	m.Write("/etc/kubernetes/manifests/etcd.yaml", 0o600, "pod")
+	m.Write("/etc/kubernetes/kocli/encryption.yaml", 0o600, canary)
+	m.Write("/etc/kubernetes/kocli/backup/key", 0o600, "the key that signs")
+	m.Write("/etc/kubernetes/tmp/old", 0o600, "of an upgrade")
+	m.Write("/var/lib/kubelet/config.yaml", 0o644, "kubelet")
+	return m
+}
+
+func signingKey(t *testing.T) archive.PrivateKey {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "site")
+	if _, _, _, err := archive.GenerateKey(name); err != nil {
+		t.Fatal(err)
+	}
+	k, err := archive.ReadPrivateKey(name + ".key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func identity(t *testing.T) *age.X25519Identity {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func options(t *testing.T, id *age.X25519Identity) backup.Options {
+	t.Helper()
+	o := backup.Options{Cluster: "prod", Kocli: "v1", Created: time.Date(2026, 11, 25, 2, 30, 0, 0, time.UTC), Key: signingKey(t), Spec: []byte("kind: Cluster\n"), State: []byte("{}"), Kubernetes: "v1.36.3"}
+	if id == nil {
+		o.Plain = true
+	} else {
+		o.Recipients = []age.Recipient{id.Recipient()}
+	}
+	return o
+}
+
+func write(t *testing.T, o backup.Options) ([]byte, backup.Receipt) {
+	t.Helper()
+	var b bytes.Buffer
+	r, err := backup.Write(t.Context(), &b, plane(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes(), r
+}
+
+func TestWrite_holdsAllThatAClusterIsMadeOfAndNothingInTheClear(t *testing.T) {
+	id := identity(t)
+	o := options(t, id)
+	data, r := write(t, o)
+	if bytes.Contains(data, []byte(canary)) {
+		t.Error("the archive holds a secret in the clear")
+	}
+	if sum := sha256.Sum256(data); r.Size != int64(len(data)) || r.SHA256 != fmt.Sprintf("%x", sum) || r.Keys != 100 || !r.Encrypted || r.Cluster != "prod" || r.Node != "cp-1" {
+		t.Errorf("%+v", r)
+	}
+	if len(data) > int(r.Database)/2 {
+		t.Errorf("%d bytes of %d: it is not compressed", len(data), r.Database)
+	}
+	var db bytes.Buffer
+	c, err := backup.Read(t.Context(), bytes.NewReader(data), []age.Identity{id}, &db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Signer.ID() != o.Key.Public().ID() || c.Etcd.Keys != 100 || c.CA != r.CA || !slices.Equal(c.Members, []string{"cp-1"}) {
+		t.Errorf("%+v", c.Manifest)
+	}
+	var names []string
+	for _, f := range c.Files {
+		names = append(names, f.Name)
+	}
+	want := "header.json kocli/cluster.yaml kocli/state.json files/etc/kubernetes/kocli/encryption.yaml files/etc/kubernetes/manifests/etcd.yaml " +
+		"files/etc/kubernetes/pki/apiserver-etcd-client.crt files/etc/kubernetes/pki/apiserver-etcd-client.key files/etc/kubernetes/pki/ca.crt files/etc/kubernetes/pki/ca.key " +
+		"files/etc/kubernetes/pki/etcd/ca.crt files/var/lib/kubelet/config.yaml etcd/snapshot.db"
+	if strings.Join(names, " ") != want {
+		t.Errorf("it holds\n%s, not\n%s", strings.Join(names, " "), want)
+	}
+	if key, ok := c.File("/etc/kubernetes/pki/ca.key"); !ok || string(key) != canary {
+		t.Errorf("the CA's key is %q", key)
+	}
+	snapshot := filepath.Join(t.TempDir(), "db")
+	if err := os.WriteFile(snapshot, db.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := datadir.Check(t.Context(), snapshot, t.TempDir(), c.Etcd, c.Etcd.Hash, c.After); err != nil || f.Keys != 100 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	again, err := io.ReadAll(backup.Snapshot(bytes.NewReader(data), []age.Identity{id}))
+	if err != nil || !bytes.Equal(again, db.Bytes()) {
+		t.Errorf("the snapshot alone has %d bytes, not %d: %v", len(again), db.Len(), err)
+	}
+}
+
+// What others make of it, when kocli is not there.
+func TestWrite_isATarThatZstdAndTarRead(t *testing.T) {
+	data, _ := write(t, options(t, nil))
+	z, err := zstd.NewReader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	tr := tar.NewReader(z)
+	n := 0
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil || h.Mode&0o077 != 0 && strings.HasSuffix(h.Name, ".key") {
+			t.Fatal(h, err)
+		}
+		n++
+	}
+	if n != 13 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+// remade is an archive that says other things of itself, signed by whoever likes.
+func remade(t *testing.T, data []byte, change func(name string, body []byte) []byte) []byte {
+	t.Helper()
+	z, err := zstd.NewReader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	var out bytes.Buffer
+	zw, err := zstd.NewWriter(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, tw := tar.NewReader(z), tar.NewWriter(zw)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body = change(h.Name, body); body == nil {
+			continue
+		}
+		h.Size = int64(len(body))
+		if err := errors.Join(tw.WriteHeader(h), second(tw.Write(body))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestRead_refusesWhatIsNotGood(t *testing.T) {
+	id := identity(t)
+	sealed, _ := write(t, options(t, id))
+	plain, _ := write(t, options(t, nil))
+	flip := func(data []byte, at int) []byte {
+		out := slices.Clone(data)
+		out[at] ^= 1
+		return out
+	}
+	for name, tt := range map[string]struct {
+		data []byte
+		ids  []age.Identity
+		code fault.Code
+		want string
+	}{
+		"without a key":             {sealed, nil, fault.BackupKey, "no key was given"},
+		"with a wrong key":          {sealed, []age.Identity{identity(t)}, fault.BackupKey, "for other keys"},
+		"cut short":                 {sealed[:len(sealed)/2], []age.Identity{id}, fault.Backup, "damaged"},
+		"cut by one byte":           {sealed[:len(sealed)-1], []age.Identity{id}, fault.Backup, "damaged"},
+		"a bit flips":               {flip(sealed, len(sealed)/2), []age.Identity{id}, fault.Backup, "damaged"},
+		"a bit of a plain one":      {flip(plain, len(plain)/2), nil, fault.Backup, "damaged"},
+		"a plain one cut short":     {plain[:len(plain)/2], nil, fault.Backup, "cut short"},
+		"the beginning is gone":     {sealed[10:], []age.Identity{id}, fault.Backup, "not a backup"},
+		"something else":            {[]byte("PK\x03\x04"), nil, fault.Backup, "not a backup"},
+		"empty":                     {nil, nil, fault.Backup, "not a backup"},
+		"a file that was replaced":  {remade(t, plain, replace("files/etc/kubernetes/pki/ca.key", "mine")), nil, fault.Backup, "ca.key is not what its manifest says"},
+		"a file that was taken out": {remade(t, plain, replace("kocli/state.json", "")), nil, fault.Backup, "entries, and its manifest names"},
+		"a manifest that was changed": {remade(t, plain, func(n string, b []byte) []byte {
+			if n == "manifest.json" {
+				return bytes.Replace(b, []byte(`"keys":100`), []byte(`"keys":101`), 1)
+			}
+			return b
+		}), nil, fault.Backup, "signature"},
+		"no manifest": {remade(t, plain, replace("manifest.json", "")), nil, fault.Backup, "no manifest"},
+		"of a newer kocli": {remade(t, plain, func(n string, b []byte) []byte {
+			if n == "header.json" {
+				return bytes.Replace(b, []byte(`"version":1`), []byte(`"version":2`), 1)
+			}
+			return b
+		}), nil, fault.Backup, "format 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := backup.Read(t.Context(), bytes.NewReader(tt.data), tt.ids, nil)
+			if err == nil || fault.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.want) || fault.HintOf(err) == "" {
+				t.Errorf("code %d, hint %q: %v", fault.CodeOf(err), fault.HintOf(err), err)
+			}
+		})
+	}
+}
+
+func replace(name, with string) func(string, []byte) []byte {
+	return func(n string, b []byte) []byte {
+		switch {
+		case n != name:
+			return b
+		case with == "":
+			return nil
+		}
+		return []byte(with)
+	}
+}
+
+// What fails on the way is none of the archive's fault, and not called damage.
+func TestRead_tellsAFullDiskFromADamagedArchive(t *testing.T) {
+	plain, _ := write(t, options(t, nil))
+	_, err := backup.Read(t.Context(), bytes.NewReader(plain), nil, full{})
+	if !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "damaged") {
+		t.Error(err)
+	}
+	_, err = backup.Read(t.Context(), io.MultiReader(bytes.NewReader(plain[:1000]), gone{}), nil, nil)
+	if !errors.Is(err, syscall.ECONNRESET) || strings.Contains(err.Error(), "damaged") {
+		t.Error(err)
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+type gone struct{}
+
+func (gone) Read([]byte) (int, error) { return 0, syscall.ECONNRESET }
+
+func store(t *testing.T) (backup.Store, string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "backups")
+	f, err := target.Folder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return backup.Store{Target: f}, dir
+}
+
+// saved puts a small archive there, as if it were one.
+func saved(t *testing.T, s backup.Store, key archive.PrivateKey, cluster string, created time.Time) backup.Receipt {
+	t.Helper()
+	h := backup.Header{Format: backup.Format, Version: backup.Version, Cluster: cluster, Node: "a", Created: created}
+	r, err := s.Save(t.Context(), backup.Name(h, true), key, func(w io.Writer) (backup.Receipt, error) {
+		n, err := io.WriteString(w, "content")
+		return backup.Receipt{Header: h, Size: int64(n)}, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func names(items []backup.Item) string {
+	var out []string
+	for _, i := range items {
+		out = append(out, i.Created.Format("0102"))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestStore_listsOnlyWhatIsComplete(t *testing.T) {
+	s, dir := store(t)
+	key := signingKey(t)
+	day := func(n int) time.Time { return time.Date(2026, 11, n, 0, 0, 0, 0, time.UTC) }
+	one := saved(t, s, key, "prod", day(1))
+	two := saved(t, s, key, "prod", day(2))
+	three := saved(t, s, key, "prod", day(3))
+	saved(t, s, key, "other", day(4))
+	_, err := s.Save(t.Context(), "prod-x.tar.zst.age", key, func(w io.Writer) (backup.Receipt, error) {
+		_, _ = io.WriteString(w, "half")
+		return backup.Receipt{}, syscall.ENOSPC
+	})
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Error(err)
+	}
+	// Killed between the archive and its receipt.
+	if err := os.WriteFile(filepath.Join(dir, "prod-20261105T000000Z-a.tar.zst.age"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, two.Name), []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, one.Name)); err != nil {
+		t.Fatal(err)
+	}
+	items, notes, err := s.All(t.Context(), "prod")
+	if err != nil || names(items) != "1103" || len(notes) != 2 {
+		t.Errorf("%s, %v, %v", names(items), notes, err)
+	}
+	if i, err := s.Find(t.Context(), "prod", ""); err != nil || i.Name != three.Name || i.Signer.ID() != key.Public().ID() {
+		t.Errorf("the newest is %v, %v", i, err)
+	}
+	if _, err := s.Find(t.Context(), "prod", two.Name); fault.CodeOf(err) != fault.Backup || !strings.Contains(err.Error(), "damaged") {
+		t.Error(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*partial*"))
+	hidden, err2 := filepath.Glob(filepath.Join(dir, ".*"))
+	if err != nil || err2 != nil || len(left)+len(hidden) > 0 {
+		t.Error("what failed left", left, hidden)
+	}
+	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		i, err := d.Info()
+		if err == nil && i.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", p, i.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStore_prunesByCountAndAgeAndKeepsTheNewest(t *testing.T) {
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	key, foreign := signingKey(t), signingKey(t)
+	for name, tt := range map[string]struct {
+		r    backup.Retention
+		want string // what stays
+	}{
+		"no limit":                     {backup.Retention{}, "1124 1120 1110 1001"},
+		"by count":                     {backup.Retention{Keep: 2}, "1124 1120"},
+		"by age":                       {backup.Retention{MaxAge: 10 * 24 * time.Hour}, "1124 1120"},
+		"both":                         {backup.Retention{Keep: 3, MaxAge: 3 * 24 * time.Hour}, "1124"},
+		"the newest stays at any age":  {backup.Retention{MaxAge: time.Minute}, "1124"},
+		"the newest stays at no count": {backup.Retention{Keep: 1}, "1124"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := store(t)
+			for _, d := range []time.Time{now.AddDate(0, 0, -5), now.AddDate(0, 0, -1), now.AddDate(0, 0, -15), now.AddDate(0, -1, -24)} {
+				saved(t, s, key, "prod", d)
+			}
+			theirs := saved(t, s, foreign, "prod", now.AddDate(0, 0, 0)) // newer, and of a key that nobody knows
+			other := saved(t, s, key, "other", now.AddDate(-1, 0, 0))
+			trust := backup.Trust{Keys: []archive.PublicKey{key.Public()}}
+			would, err := s.Prune(t.Context(), "prod", tt.r, trust, now, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if items, _, err := s.All(t.Context(), "prod"); err != nil || len(items) != 5 {
+				t.Errorf("a dry run leaves %s, %v", names(items), err)
+			}
+			gone, err := s.Prune(t.Context(), "prod", tt.r, trust, now, false)
+			if err != nil || len(gone) != len(would) {
+				t.Errorf("%d went, and %d were announced: %v", len(gone), len(would), err)
+			}
+			items, _, err := s.All(t.Context(), "prod")
+			if err != nil || len(items) == 0 || items[0].Name != theirs.Name || names(items[1:]) != tt.want {
+				t.Errorf("left are %s, %v", names(items), err)
+			}
+			if _, err := s.Find(t.Context(), "other", other.Name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestTrust(t *testing.T) {
+	a, b := signingKey(t).Public(), signingKey(t).Public()
+	for name, tt := range map[string]struct {
+		t    backup.Trust
+		good bool
+	}{
+		"the cluster's key":              {backup.Trust{Keys: []archive.PublicKey{b, a}}, true},
+		"another key":                    {backup.Trust{Keys: []archive.PublicKey{b}}, false},
+		"no key is known":                {backup.Trust{}, false},
+		"no key is known, but its ID is": {backup.Trust{Accept: a.ID()}, true},
+	} {
+		err := tt.t.Check(a)
+		if (err == nil) != tt.good || err != nil && (fault.CodeOf(err) != fault.BackupKey || !strings.Contains(fault.HintOf(err), a.ID())) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestReceipt_thatWasChangedIsRefused(t *testing.T) {
+	doc, err := backup.SignReceipt(backup.Receipt{Header: backup.Header{Format: backup.Format, Version: 1}, Keys: 7, SHA256: "aa"}, signingKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := backup.OpenReceipt(doc); err != nil || r.Keys != 7 {
+		t.Error(r, err)
+	}
+	if _, _, err := backup.OpenReceipt(bytes.Replace(doc, []byte(`"keys":7`), []byte(`"keys":8`), 1)); fault.CodeOf(err) != fault.Backup {
+		t.Error(err)
+	}
+	if !json.Valid(doc) {
+		t.Error("it is no JSON")
+	}
+}
+
+func TestIdentities_andRecipients(t *testing.T) {
+	f := filepath.Join(t.TempDir(), "key")
+	public, err := backup.GenerateIdentity(f, f+".pub")
+	if err != nil || !strings.HasPrefix(public, "age1") {
+		t.Fatal(public, err)
+	}
+	if st, err := os.Stat(f); err != nil || st.Mode().Perm() != 0o600 {
+		t.Error(st, err)
+	}
+	if _, err := backup.GenerateIdentity(f, f+".2"); fault.CodeOf(err) != fault.Usage {
+		t.Errorf("a key is overwritten: %v", err)
+	}
+	ids, err := backup.Identities(f)
+	if err != nil || len(ids) != 1 {
+		t.Error(ids, err)
+	}
+	if _, err := backup.Recipients([]string{public, "age1nonsense"}); fault.CodeOf(err) != fault.Usage {
+		t.Error(err)
+	}
+	if err := os.WriteFile(f, []byte("# ours\n"+public+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Identities(f); fault.CodeOf(err) != fault.BackupKey || strings.Contains(err.Error(), public) {
+		t.Error(err)
+	}
+	if r, err := backup.RecipientsFile(f); err != nil || len(r) != 1 || r[0] != public {
+		t.Error(r, err)
+	}
+}
