@@ -74,7 +74,16 @@ func (a *app) certsList(cmd *cobra.Command, wide bool) error {
 			rep.Unread = append(rep.Unread, t.headline())
 		}
 	}
-	if err := a.result(code, rep, func() error { a.writeCerts(rep.Certificates, wide); return nil }); err != nil || code == fault.OK {
+	text := func() error {
+		a.writeCerts(rep.Certificates, wide)
+		if err == nil {
+			for _, u := range rep.Unread {
+				printf(a.Err, "not read: %s\n", u)
+			}
+		}
+		return nil
+	}
+	if err := a.result(code, rep, text); err != nil || code == fault.OK {
 		return err
 	}
 	switch {

@@ -160,9 +160,15 @@ func certProblems(all []pki.Entry) []string {
 	return out
 }
 
+// expiringTimeout is how long a status waits for certificates, after all else: a host
+// that is down would take as long as its SSH.
+const expiringTimeout = 5 * time.Second
+
 // expiring looks at the control planes for status, and says what ends within 30 days.
 // Those that do not answer are status's own to tell.
 func (s *Session) expiring(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, expiringTimeout)
+	defer cancel()
 	all, err := s.pkiSurvey(ctx, s.inv.ControlPlanes())
 	if err != nil && len(all) == 0 {
 		return nil

@@ -29,9 +29,9 @@ type shownCert struct {
 }
 
 // listed runs "kocli certs list -o json" and returns it by name and node.
-func listed(t *testing.T, code int) map[string]shownCert {
+func listed(t *testing.T) map[string]shownCert {
 	t.Helper()
-	r := want(t, code, "certs", "certs", "list", "-o", "json")
+	r := want(t, 0, "certs", "certs", "list", "-o", "json")
 	lines := strings.Split(strings.TrimSpace(r.out), "\n")
 	var doc struct{ Certificates []shownCert }
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &doc); err != nil {
@@ -66,7 +66,7 @@ func Test50_certificatesAreListedAndRenewedWhileTheClusterServes(t *testing.T) {
 	haYAML(t, "certs", "{mode: vip, address: "+vip(t)+"}", map[int]string{1: "control-plane", 2: "control-plane", 3: "control-plane", 4: "worker"})
 	want(t, 0, "certs", "create")
 	want(t, 0, "certs", "status", "--wait", "3m")
-	before := listed(t, 0)
+	before := listed(t)
 	for _, name := range renewable() {
 		for _, h := range []string{"host1", "host2", "host3"} {
 			c, ok := before[name+" "+h]
@@ -85,7 +85,7 @@ func Test50_certificatesAreListedAndRenewedWhileTheClusterServes(t *testing.T) {
 	if !strings.Contains(r.out, "certificate etcd-peer") || !strings.Contains(r.out, "static pod kube-apiserver") {
 		t.Errorf("the plan:\n%s", r)
 	}
-	if now := listed(t, 0); now["apiserver host1"].serial() != before["apiserver host1"].serial() {
+	if now := listed(t); now["apiserver host1"].serial() != before["apiserver host1"].serial() {
 		t.Error("a dry run has renewed a certificate")
 	}
 	// kocli dies when the first control plane is restarted; the same command goes on,
@@ -109,7 +109,7 @@ func Test50_certificatesAreListedAndRenewedWhileTheClusterServes(t *testing.T) {
 	if failed, gap := report(t, p, "certs.renew"); gap > 10*time.Second {
 		t.Errorf("the API was away for %s (%d requests)", gap, failed)
 	}
-	after := listed(t, 0)
+	after := listed(t)
 	for _, name := range renewable() {
 		for _, h := range []string{"host1", "host2", "host3"} {
 			old, now := before[name+" "+h], after[name+" "+h]
@@ -240,7 +240,7 @@ func Test51_certificatesThatHaveEndedAreRescued(t *testing.T) {
 	r := want(t, 0, "certs", "certs", "rescue", "--yes")
 	figure(t, "certs.rescue.3+1.seconds", r.took.Seconds())
 	want(t, 0, "certs", "status", "--wait", "3m")
-	for at, c := range listed(t, 0) {
+	for at, c := range listed(t) {
 		if c.State != "valid" || c.Differs {
 			t.Errorf("%s: %+v", at, c)
 		}
