@@ -53,7 +53,7 @@ func (s *Session) sameCluster(ctx context.Context, c *Cluster) error {
 	}
 	m := regexp.MustCompile(`(?m)^\s*image:\s*\S+/kube-apiserver:(v[0-9.]+\S*)`).FindSubmatch(manifest)
 	if m != nil && string(m[1]) != s.inv.Version() {
-		return fault.New(fault.Usage, fmt.Sprintf("set spec.kubernetes.version to %s: this version of kocli does not upgrade yet", m[1]),
+		return fault.New(fault.Usage, fmt.Sprintf("to bring the cluster there: kocli upgrade -f %s --bundle FILE; or set spec.kubernetes.version to %s", s.o.SpecFile, m[1]),
 			fmt.Errorf("the cluster runs Kubernetes %s, and the YAML asks for %s", m[1], s.inv.Version()))
 	}
 	return nil
