@@ -61,7 +61,7 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 		}
 	case "control-plane-prepare/control-plane":
 		if controlPlane {
-			return []effect{write("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver")}, nil
+			return []effect{func() { c.manifests(m, parse1(c.remembered()).KubernetesVersion) }}, nil
 		}
 	case "kubelet-start":
 		if n := c.Get("nodes", "", m.Name()); n != nil {
@@ -105,6 +105,7 @@ func (c *Cluster) bootstrapEffects(m *hosttest.Machine, controlPlane bool) ([]ef
 		func() {
 			if c.Get("nodes", "", m.Name()) == nil {
 				c.AddNode(m.Name())
+				c.kubeletOf(m)
 			}
 		},
 		func() { m.Delete(bootstrapConf) },

@@ -22,7 +22,11 @@ const perNode = 10 * time.Second
 // them with the last control plane; where it was interrupted, this does. It runs once
 // all API servers are at the version.
 func Addons(o Options) plan.Step {
-	check := func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
+	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+		left, err := exists(ctx, r, kubeadm.UpgradeConfigPath)
+		if err != nil {
+			return nil, err
+		}
 		c, err := o.API.Look(ctx)
 		if err != nil {
 			return nil, err
@@ -39,6 +43,9 @@ func Addons(o Options) plan.Step {
 			case a.unready != nil:
 				out = append(out, plan.Change{Object: a.name, From: a.unready.Error(), To: "ready"})
 			}
+		}
+		if left && len(out) == 0 {
+			out = append(out, plan.Change{Object: "file " + kubeadm.UpgradeConfigPath, From: "left by a run that was cut off", To: "absent"})
 		}
 		return out, nil
 	}
@@ -75,8 +82,8 @@ func Addons(o Options) plan.Step {
 			err = c.Explain(ctx, err, "kube-system", map[string]string{"k8s-app": "kube-proxy"})
 			return fault.New(fault.Failure, "see why: kubectl -n kube-system get pods -o wide; then run the same command again", err)
 		}
-		if !old {
-			return nil
+		if left, err := exists(ctx, h, kubeadm.UpgradeConfigPath); err != nil || !left {
+			return err
 		}
 		return h.Remove(ctx, kubeadm.UpgradeConfigPath)
 	}}

@@ -109,9 +109,6 @@ func (o Options) save(ctx context.Context, h host.Host) error {
 			return fault.New(fault.Failure, "make etcd healthy first: kocli status; then run the same command again", err)
 		}
 	}
-	if _, err := h.Run(ctx, host.Command("mv", "-T", partial, SavedDir(o.to()))); err != nil {
-		return err
-	}
 	for _, name := range strings.Fields(string(old.Stdout)) {
 		if !slices.Contains([]string{o.to(), path.Base(partial)}, name) {
 			if err := h.Remove(ctx, path.Join(Root(), name)); err != nil {
@@ -119,5 +116,6 @@ func (o Options) save(ctx context.Context, h host.Host) error {
 			}
 		}
 	}
-	return nil
+	_, err = h.Run(ctx, host.Command("mv", "-T", partial, SavedDir(o.to())))
+	return err
 }
