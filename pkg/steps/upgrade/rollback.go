@@ -19,6 +19,10 @@ import (
 // all that was written to it: older API servers work with it, and older data would
 // lose what was written since.
 func (s controlPlane) rollBack(ctx context.Context, h host.Host, cause error) error {
+	kept, err := exists(ctx, h, SavedDir(s.to()))
+	if err != nil || !kept {
+		return fault.New(fault.Failure, logsHint(h.Name()), errors.Join(fmt.Errorf("control plane %s at %s: %w; nothing was kept that could be put back", s.Node.Name, s.to(), cause), err))
+	}
 	plan.Say(ctx, fmt.Sprintf("%s: %v; putting back what it had", s.Node.Name, cause))
 	back, err := s.putAllBack(ctx, h)
 	if err != nil {

@@ -110,8 +110,8 @@ func (x *world) options(m *hosttest.Machine) upgrade.Options {
 	return upgrade.Options{
 		Inventory: x.inv, Node: n, From: from, API: api, Local: api, Kocli: "/var/lib/kocli/bin/kocli", First: true,
 		Components: map[string]string{"etcd": "3.7.0-0", "coredns": "v1.14.6", "pause": "3.10.2"},
-		Drain:      kube.DrainOptions{Timeout: 2 * time.Second, Retry: 10 * time.Millisecond},
-		Limit:      300 * time.Millisecond, Settle: 300 * time.Millisecond, Poll: 5 * time.Millisecond,
+		Drain:      kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond},
+		Limit:      15 * time.Second, Settle: 15 * time.Second, Poll: 5 * time.Millisecond,
 	}
 }
 
@@ -247,6 +247,7 @@ func TestControlPlane_thatDoesNotBecomeHealthyIsAsBefore(t *testing.T) {
 			x := newWorld(t)
 			defer x.api.Close()
 			o := x.options(x.cp)
+			o.Limit = time.Second
 			if err := upgrade.Save(o).Apply(t.Context(), x.cp); err != nil {
 				t.Fatal(err)
 			}
@@ -292,6 +293,7 @@ func TestKubelet_thatDoesNotBecomeReadyIsAsBefore(t *testing.T) {
 	defer x.api.Close()
 	x.upgraded(t)
 	o := x.options(x.w)
+	o.Limit = time.Second
 	k := upgrade.Kubelet(o)
 	for _, s := range []plan.Step{upgrade.Save(o), upgrade.Drain(o, []plan.Step{k})} {
 		x.addPod("w-1")
