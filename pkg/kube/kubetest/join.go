@@ -79,7 +79,7 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 		return c.bootstrapEffects(m, controlPlane)
 	case "control-plane-join/mark-control-plane":
 		if controlPlane {
-			return []effect{func() { c.AddControlPlane(m.Name()) }}, nil
+			return []effect{func() { c.AddControlPlane(m.Name()); c.kubeletOf(m) }}, nil
 		}
 	}
 	return nil, nil

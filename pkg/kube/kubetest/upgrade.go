@@ -109,14 +109,15 @@ func (c *Cluster) kubeletOf(m *hosttest.Machine) {
 	c.Put("nodes", "", m.Name(), o)
 }
 
-// Kubelet has a node say its version when its kubelet is restarted. Systemd is asked
-// after it.
+// Kubelet has a node say its version when its kubelet is restarted. Systemd is not
+// told: to it, no kubelet runs on these hosts.
 func (c *Cluster) Kubelet() hosttest.Program {
 	return func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
-		if slices.Equal(argv, []string{"systemctl", "restart", "kubelet.service"}) {
-			c.kubeletOf(m)
+		if !slices.Equal(argv, []string{"systemctl", "restart", "kubelet.service"}) {
+			return hosttest.Reply{}, false
 		}
-		return hosttest.Reply{}, false
+		c.kubeletOf(m)
+		return hosttest.Reply{}, true
 	}
 }
 
