@@ -176,10 +176,8 @@ func (s *Session) upgrading(ctx context.Context, o UpgradeOptions) (*upgrading, 
 	if err != nil {
 		return nil, err
 	}
-	if u.hops, err = upgrade.Path(found, u.target, offers); err != nil {
-		return nil, err
-	}
-	return u, u.fits(offers)
+	u.hops, err = upgrade.Path(found, u.target, offers)
+	return u, err
 }
 
 // versions asks the cluster which versions its API servers and kubelets have.
@@ -249,9 +247,6 @@ func (u *upgrading) compare(nodes []corev1.Node, servers map[string]string, foun
 	return nil
 }
 
-// fits refuses bundles whose parts are known not to work together, for every hop.
-func (u *upgrading) fits([]upgrade.Offer) error { return nil }
-
 // enter makes the session be about the hop, and refuses what may not be.
 func (u *upgrading) enter(ctx context.Context, hop upgrade.Hop) (*Cluster, error) {
 	var err error
@@ -288,11 +283,6 @@ func (u *upgrading) prepareHop(ctx context.Context, hop upgrade.Hop, gates bool)
 		return nil, err
 	}
 	return c, u.closed(c)
-}
-
-// gates judge whether a cluster may enter a hop.
-func (u *upgrading) gates(context.Context, *Cluster, upgrade.Hop) ([]preflight.Finding, error) {
-	return nil, nil
 }
 
 // plan compiles a hop.
@@ -340,6 +330,3 @@ func (u *upgrading) run(ctx context.Context, c *Cluster, hop upgrade.Hop, last b
 	res.Changed += changed
 	return err
 }
-
-// UpgradeChecks names the checks of an upgrade whose errors can be made warnings.
-func UpgradeChecks() []string { return preflight.Names() }
