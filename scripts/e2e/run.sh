@@ -7,6 +7,7 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 
 bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
+next_bundle=$cache/bundle-$next_kubernetes/kocli-$next_kubernetes-amd64.tar
 work=$cache/run/e2e
 down() { [ -n "${KOCLI_E2E_KEEP:-}" ] || { "$lab" down e2e; rm -rf "$work"; }; }
 failed() {
@@ -22,6 +23,8 @@ trap 'exit 130' INT TERM
 make -C "$repo" --no-print-directory build >&2
 say "bundle"
 bundle_build "$bundle"
+say "bundle to upgrade to"
+kubernetes=$next_kubernetes bundle_build "$next_bundle"
 "$lab" down e2e
 rm -rf "$work"
 mkdir -p "$work"
@@ -31,6 +34,7 @@ for user in root ops deploy; do cluster_yaml e2e "$user" >"$work/$user.yaml"; do
 
 say "journeys"
 export KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
+export KOCLI_E2E_NEXT_BUNDLE=$next_bundle KOCLI_E2E_KUBERNETES=$kubernetes KOCLI_E2E_NEXT=$next_kubernetes
 export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
 cd "$repo"
 go test -tags e2e -count=1 -v -failfast -timeout 60m -json ./scripts/e2e "$@" | tee "$cache/e2e.json" |
