@@ -142,6 +142,7 @@ type upgrading struct {
 // upgrading opens the bundles, asks the cluster which versions it runs, and plans the
 // way. Bundles are verified while the hosts are asked.
 func (s *Session) upgrading(ctx context.Context, o UpgradeOptions) (*upgrading, error) {
+	s.replaces = true
 	u := &upgrading{Session: s, o: o, base: s.inv, target: s.inv.Version(), bundles: map[string]*archive.Bundle{}}
 	if o.To != "" {
 		u.target = o.To
@@ -280,9 +281,23 @@ func (u *upgrading) prepareHop(ctx context.Context, hop upgrade.Hop, gates bool)
 	}
 	u.tell(findings)
 	if err := preflight.Refusal(findings); err != nil {
-		return nil, err
+		return nil, refused(err, findings)
 	}
 	return c, u.closed(c)
+}
+
+// refused says where the findings can be seen again, where they are several.
+func refused(err error, findings []preflight.Finding) error {
+	errs := 0
+	for _, f := range findings {
+		if f.Level == preflight.Error {
+			errs++
+		}
+	}
+	if errs < 2 {
+		return err
+	}
+	return fault.New(fault.Preflight, "see the findings above; nothing was changed. The same command with --dry-run shows them again", err)
 }
 
 // plan compiles a hop.

@@ -51,6 +51,8 @@ type API struct {
 	Refresh func()
 	// Unready is why the API server is not ready; nil means that it is.
 	Unready func() error
+	// Metrics is what the API server says of itself.
+	Metrics string
 	// BeforeRead is called when a path is read; nil where nobody counts.
 	BeforeRead func(path string)
 
@@ -355,6 +357,9 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		_, _ = io.WriteString(w, "ok")
+		return
+	case "/metrics":
+		_, _ = io.WriteString(w, a.Metrics)
 		return
 	case "/version":
 		respond(w, http.StatusOK, map[string]string{"major": "1", "gitVersion": a.Release()})

@@ -1,0 +1,120 @@
+package kube_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kube/kubetest"
+)
+
+// upgrading is a cluster with a node, and its client.
+func upgrading(t *testing.T) (*kubetest.Cluster, *kube.Client) {
+	t.Helper()
+	m := hosttest.New("cp-1")
+	c := kubetest.NewCluster(m.Wire)
+	t.Cleanup(c.Close)
+	m.OnDial(c.Dial)
+	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	c.AddControlPlane("cp-1")
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		m.Write("/etc/kubernetes/manifests/"+name+".yaml", 0o600, "image: registry.k8s.io/"+name+":v1.36.3\n")
+	}
+	c.Watch(m)
+	client, err := kube.NewAccess().Dial(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, client
+}
+
+func TestCordonFor_marksInTheSameWriteAndLeavesOthersAlone(t *testing.T) {
+	c, client := upgrading(t)
+	for range 2 {
+		if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := client.Node(t.Context(), "cp-1")
+	if err != nil || !n.Spec.Unschedulable || !kube.CordonedByUs(n) {
+		t.Fatalf("%+v, %v", n, err)
+	}
+	if err := client.UncordonOurs(t.Context(), "cp-1"); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ = client.Node(t.Context(), "cp-1"); n.Spec.Unschedulable || kube.CordonedByUs(n) {
+		t.Errorf("%+v", n.Spec)
+	}
+	// By the operator.
+	if _, err := client.Cordon(t.Context(), "cp-1", true); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []func() error{
+		func() error { return client.CordonFor(t.Context(), "cp-1", "upgrade") },
+		func() error { return client.UncordonOurs(t.Context(), "cp-1") },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, _ = client.Node(t.Context(), "cp-1"); !n.Spec.Unschedulable || kube.CordonedByUs(n) {
+		t.Errorf("what the operator cordoned: %+v", n)
+	}
+	if err := client.CordonFor(t.Context(), "nobody", "upgrade"); err == nil {
+		t.Error("a node that is not there")
+	}
+	_ = c
+}
+
+func TestControlPlaneAt(t *testing.T) {
+	c, client := upgrading(t)
+	at := func(want string) func(string) bool { return func(v string) bool { return v == want } }
+	if err := client.ControlPlaneAt(t.Context(), "cp-1", at("v1.36.3")); err != nil {
+		t.Error(err)
+	}
+	if err := client.ControlPlaneAt(t.Context(), "cp-1", at("v1.37.2")); err == nil || !strings.Contains(err.Error(), "is still at v1.36.3") {
+		t.Error(err)
+	}
+	if err := client.ControlPlaneAt(t.Context(), "cp-2", at("v1.36.3")); err == nil || !strings.Contains(err.Error(), "kube-apiserver of cp-2 is not there") {
+		t.Error(err)
+	}
+	c.Broken = func(_, component, _ string) bool { return component == "kube-scheduler" }
+	if err := client.ControlPlaneAt(t.Context(), "cp-1", at("v1.36.3")); err == nil || !strings.Contains(err.Error(), "kube-scheduler-cp-1") {
+		t.Error(err)
+	}
+	if got, err := client.APIServers(t.Context()); err != nil || got["cp-1"] != "v1.36.3" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestDeprecatedRequests_readsTheMetric(t *testing.T) {
+	c, client := upgrading(t)
+	c.Metrics = `# HELP apiserver_requested_deprecated_apis [STABLE] Gauge of deprecated APIs that have been requested
+apiserver_requested_deprecated_apis{group="networking.k8s.io",removed_release="1.37",resource="ipaddresses",subresource="",version="v1beta1"} 1
+apiserver_requested_deprecated_apis{group="networking.k8s.io",removed_release="1.37",resource="ipaddresses",subresource="",version="v1beta1"} 1
+apiserver_requested_deprecated_apis{group="",removed_release="",resource="endpoints",subresource="",version="v1"} 1
+apiserver_requested_deprecated_apis{group="x.k8s.io",removed_release="1.40",resource="ys",subresource="status",version="v1"} 1
+apiserver_request_total{code="200"} 7
+`
+	got, err := client.DeprecatedRequests(context.WithoutCancel(t.Context()))
+	if err != nil || len(got) != 2 || got[0].API != "networking.k8s.io/v1beta1 ipaddresses" || got[0].Removed != "1.37" || got[1].API != "x.k8s.io/v1 ys/status" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestWrittenThrough(t *testing.T) {
+	c, client := upgrading(t)
+	for _, name := range []string{"a", "b"} {
+		c.Put("configmaps", "default", name, kubetest.Object{"metadata": kubetest.Object{"managedFields": []any{kubetest.Object{"manager": "x", "apiVersion": map[string]string{"a": "policy/v1", "b": "policy/v1beta1"}[name]}}}})
+		c.Put("poddisruptionbudgets", "default", name, c.Get("configmaps", "default", name))
+	}
+	some, count, err := client.WrittenThrough(t.Context(), "policy", "v1", "poddisruptionbudgets")
+	if err != nil || count != 1 || some[0] != "default/a" {
+		t.Errorf("%v, %d, %v", some, count, err)
+	}
+	if some, count, err := client.WrittenThrough(t.Context(), "gone.k8s.io", "v1", "things"); err != nil || count != 0 || some != nil {
+		t.Errorf("an API that is not served: %v, %d, %v", some, count, err)
+	}
+}
