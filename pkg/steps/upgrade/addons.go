@@ -66,7 +66,7 @@ func Addons(o Options) plan.Step {
 			if err := o.putConfig(ctx, h, kubeadm.UpgradeConfigPath); err != nil {
 				return err
 			}
-			if err := kubeadmrun.Run(ctx, h, "upgrade", "apply", "phase", "addon", "all", o.to(), "--config", kubeadm.UpgradeConfigPath); err != nil {
+			if err := kubeadmrun.Run(ctx, h, "upgrade", "apply", "phase", "addon", "all", "--config", kubeadm.UpgradeConfigPath); err != nil {
 				return err
 			}
 		}
