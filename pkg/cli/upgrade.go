@@ -53,7 +53,7 @@ Interrupted anywhere, the same command goes on.`,
 	f.StringSliceVar(&u.ignore, "ignore", nil, "`checks` whose errors become warnings")
 	f.StringVar(&u.pauseAfter, "pause-after", "", "end the last hop early: after the control `plane`s (control-plane) or after the first worker (canary); the same command without it goes on")
 	f.BoolVar(&u.dryRun, "dry-run", false, "show the way and what would change, and change nothing")
-	u.leaveFlags.add(cmd)
+	u.add(cmd)
 	own(cmd, "dry-run", "pause-after", "to")
 	fixed(cmd, map[string][]string{"pause-after": pauses(), "ignore": workflow.UpgradeChecks()})
 	return cmd
@@ -193,4 +193,3 @@ func (d upgradeDoc) write(w io.Writer) {
 		h.Plan.write(w)
 	}
 }
-

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -18,23 +19,38 @@ const Cordoned = "kocli.io/cordoned"
 // CordonFor has no new pods placed on a node, and notes in the same write why. A node
 // that is cordoned already is left as it is, by whomever.
 func (c *Client) CordonFor(ctx context.Context, name, why string) error {
-	n, err := c.Node(ctx, name)
-	if err == nil && n == nil {
-		err = fmt.Errorf("node %s is not in the cluster", name)
-	}
-	if err != nil || n.Spec.Unschedulable {
-		return err
-	}
-	return c.patchCordon(ctx, n, why)
+	return c.changeCordon(ctx, name, why, func(n *corev1.Node) bool { return !n.Spec.Unschedulable })
 }
 
-// UncordonOurs gives a node back that CordonFor took.
+// UncordonOurs gives a node back that CordonFor took. One that is not there is not
+// given back.
 func (c *Client) UncordonOurs(ctx context.Context, name string) error {
 	n, err := c.Node(ctx, name)
-	if err != nil || n == nil || !CordonedByUs(n) {
+	if err != nil || n == nil {
 		return err
 	}
-	return c.patchCordon(ctx, n, "")
+	return c.changeCordon(ctx, name, "", CordonedByUs)
+}
+
+// conflicts is how often a node may have changed between the look and the write: its
+// kubelet reports all the time.
+const conflicts = 10
+
+func (c *Client) changeCordon(ctx context.Context, name, why string, todo func(*corev1.Node) bool) error {
+	var err error
+	for range conflicts {
+		var n *corev1.Node
+		if n, err = c.Node(ctx, name); err == nil && n == nil {
+			err = fmt.Errorf("node %s is not in the cluster", name)
+		}
+		if err != nil || !todo(n) {
+			return err
+		}
+		if err = c.patchCordon(ctx, n, why); !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+	return err
 }
 
 // CordonedByUs reports whether kocli took a node out of service itself.

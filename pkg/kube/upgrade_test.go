@@ -65,7 +65,19 @@ func TestCordonFor_marksInTheSameWriteAndLeavesOthersAlone(t *testing.T) {
 	if err := client.CordonFor(t.Context(), "nobody", "upgrade"); err == nil {
 		t.Error("a node that is not there")
 	}
-	_ = c
+	// The kubelet reports while it is being cordoned.
+	if _, err := client.Cordon(t.Context(), "cp-1", false); err != nil {
+		t.Fatal(err)
+	}
+	reports := 3
+	c.BeforeWrite = func() {
+		if reports--; reports >= 0 {
+			c.Put("nodes", "", "cp-1", c.Get("nodes", "", "cp-1"))
+		}
+	}
+	if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestControlPlaneAt(t *testing.T) {

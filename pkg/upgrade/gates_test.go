@@ -49,7 +49,9 @@ func TestGates(t *testing.T) {
 			}
 		}
 	}
-	node := func(n upgrade.Node) func(*upgrade.State) { return func(s *upgrade.State) { s.Nodes = append(s.Nodes, n) } }
+	node := func(n upgrade.Node) func(*upgrade.State) {
+		return func(s *upgrade.State) { s.Nodes = append(s.Nodes, n) }
+	}
 	cert := func(ca bool, in time.Duration) func(*upgrade.State) {
 		return func(s *upgrade.State) {
 			s.Certificates = []upgrade.Certificate{{Node: "cp-1", Path: "/etc/kubernetes/pki/x.crt", CA: ca, Expires: now.Add(in)}}
@@ -63,23 +65,27 @@ func TestGates(t *testing.T) {
 		level preflight.Level
 		text  string
 	}{
-		"all is well": {"", all(node(upgrade.Node{Name: "cp-1", Listed: true, Ready: true, Kubelet: "v1.36.3"}), member(upgrade.Member{Name: "cp-1", Size: 1, Quota: 10}), cert(true, 400*day)), "", "", ""},
-		"a node that is not ready":                  {"", node(upgrade.Node{Name: "w-1", Reason: "kubelet stopped"}), "nodes-ready", preflight.Error, "kubelet stopped"},
-		"a node that an interrupted upgrade left":   {"", all(begun, node(upgrade.Node{Name: "w-1", Reason: "kubelet stopped"})), "nodes-ready", preflight.Warning, "interrupted"},
-		"a member of etcd that is ill":              {"", member(upgrade.Member{Name: "cp-1", Err: "it knows no leader"}), "etcd-healthy", preflight.Error, "no leader"},
-		"a member that was worked on, with quorum":  {"", all(begun, member(upgrade.Member{Name: "a", Err: "refused"}, upgrade.Member{Name: "b"}, upgrade.Member{Name: "c"})), "etcd-healthy", preflight.Warning, "refused"},
-		"two members that are ill, while begun":     {"", all(begun, member(upgrade.Member{Name: "a", Err: "refused"}, upgrade.Member{Name: "b", Err: "refused"}, upgrade.Member{Name: "c"})), "etcd-healthy", preflight.Error, "refused"},
-		"etcd nearly full":                          {"", member(upgrade.Member{Name: "cp-1", Size: 900 << 20, Quota: 1024 << 20}), "etcd-healthy", preflight.Error, "900 MiB of the 1024 MiB"},
-		"etcd with an unknown quota":                {"", member(upgrade.Member{Name: "cp-1", Size: 900 << 20}), "", "", ""},
-		"an expired certificate":                    {"", cert(false, -day), "certificates-valid", preflight.Error, "expired on 2026-10-31"},
-		"a certificate that kubeadm renews":         {"", cert(false, day), "", "", ""},
-		"a CA that expires":                         {"", cert(true, 10*day), "certificates-valid", preflight.Error, "does not renew it"},
-		"a stranger that gets too old":              {"", node(upgrade.Node{Name: "x", Ready: true, Kubelet: "v1.33.1"}), "version-skew", preflight.Error, "4 minors older"},
-		"a stranger that stays behind":              {"", node(upgrade.Node{Name: "x", Ready: true, Kubelet: "v1.35.1"}), "version-skew", preflight.Warning, "stays at v1.35.1"},
-		"an API that goes is asked for":             {"", func(s *upgrade.State) { s.Deprecated = []upgrade.Request{{"networking.k8s.io/v1beta1 ipaddresses", "1.37"}} }, "removed-apis", preflight.Error, "Kubernetes 1.37 does not serve"},
-		"an API that goes later is asked for":       {"", func(s *upgrade.State) { s.Deprecated = []upgrade.Request{{"resource.k8s.io/v1beta1 x", "1.38"}} }, "", "", ""},
-		"objects written through one that goes":     {"", func(s *upgrade.State) { s.Written = []upgrade.Written{{"x/v1beta1 y", "1.37", []string{"a"}, 3}} }, "removed-apis", preflight.Warning, "3 objects"},
-		"a budget that allows nothing":              {"", func(s *upgrade.State) { s.Held = []upgrade.Held{{"w-1", "pod d/web is held by PodDisruptionBudget web"}} }, "disruption-budgets", preflight.Error, "pod d/web is held"},
+		"all is well":                              {"", all(node(upgrade.Node{Name: "cp-1", Listed: true, Ready: true, Kubelet: "v1.36.3"}), member(upgrade.Member{Name: "cp-1", Size: 1, Quota: 10}), cert(true, 400*day)), "", "", ""},
+		"a node that is not ready":                 {"", node(upgrade.Node{Name: "w-1", Reason: "kubelet stopped"}), "nodes-ready", preflight.Error, "kubelet stopped"},
+		"a node that an interrupted upgrade left":  {"", all(begun, node(upgrade.Node{Name: "w-1", Reason: "kubelet stopped"})), "nodes-ready", preflight.Warning, "interrupted"},
+		"a member of etcd that is ill":             {"", member(upgrade.Member{Name: "cp-1", Err: "it knows no leader"}), "etcd-healthy", preflight.Error, "no leader"},
+		"a member that was worked on, with quorum": {"", all(begun, member(upgrade.Member{Name: "a", Err: "refused"}, upgrade.Member{Name: "b"}, upgrade.Member{Name: "c"})), "etcd-healthy", preflight.Warning, "refused"},
+		"two members that are ill, while begun":    {"", all(begun, member(upgrade.Member{Name: "a", Err: "refused"}, upgrade.Member{Name: "b", Err: "refused"}, upgrade.Member{Name: "c"})), "etcd-healthy", preflight.Error, "refused"},
+		"etcd nearly full":                         {"", member(upgrade.Member{Name: "cp-1", Size: 900 << 20, Quota: 1024 << 20}), "etcd-healthy", preflight.Error, "900 MiB of the 1024 MiB"},
+		"etcd with an unknown quota":               {"", member(upgrade.Member{Name: "cp-1", Size: 900 << 20}), "", "", ""},
+		"an expired certificate":                   {"", cert(false, -day), "certificates-valid", preflight.Error, "expired on 2026-10-31"},
+		"a certificate that kubeadm renews":        {"", cert(false, day), "", "", ""},
+		"a CA that expires":                        {"", cert(true, 10*day), "certificates-valid", preflight.Error, "does not renew it"},
+		"a stranger that gets too old":             {"", node(upgrade.Node{Name: "x", Ready: true, Kubelet: "v1.33.1"}), "version-skew", preflight.Error, "4 minors older"},
+		"a stranger that stays behind":             {"", node(upgrade.Node{Name: "x", Ready: true, Kubelet: "v1.35.1"}), "version-skew", preflight.Warning, "stays at v1.35.1"},
+		"an API that goes is asked for": {"", func(s *upgrade.State) {
+			s.Deprecated = []upgrade.Request{{"networking.k8s.io/v1beta1 ipaddresses", "1.37"}}
+		}, "removed-apis", preflight.Error, "Kubernetes 1.37 does not serve"},
+		"an API that goes later is asked for":   {"", func(s *upgrade.State) { s.Deprecated = []upgrade.Request{{"resource.k8s.io/v1beta1 x", "1.38"}} }, "", "", ""},
+		"objects written through one that goes": {"", func(s *upgrade.State) { s.Written = []upgrade.Written{{"x/v1beta1 y", "1.37", []string{"a"}, 3}} }, "removed-apis", preflight.Warning, "3 objects"},
+		"a budget that allows nothing": {"", func(s *upgrade.State) {
+			s.Held = []upgrade.Held{{"w-1", "pod d/web is held by PodDisruptionBudget web"}}
+		}, "disruption-budgets", preflight.Error, "pod d/web is held"},
 		"a budget, and force":                       {"", func(s *upgrade.State) { s.Held, s.Forced = []upgrade.Held{{"w-1", "pod x"}}, true }, "disruption-budgets", preflight.Warning, "pod x"},
 		"a gate of the kubelet that went":           {", overrides: {kubelet: {featureGates: {SidecarContainers: true}}}", nil, "feature-gates", preflight.Error, "SidecarContainers, which Kubernetes 1.37"},
 		"a gate of the API server that went before": {`, apiServer: {extraArgs: {feature-gates: "A=true,TopologyAwareHints=false"}}`, nil, "feature-gates", preflight.Error, "spec.kubernetes.apiServer.extraArgs names the feature gate TopologyAwareHints"},

@@ -16,10 +16,12 @@ import (
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/probe"
 	"github.com/kocli/kocli/pkg/state"
+	steps "github.com/kocli/kocli/pkg/steps/upgrade"
 	"github.com/kocli/kocli/pkg/upgrade"
 )
 
@@ -191,6 +193,9 @@ func (u *upgrading) versions(ctx context.Context) (upgrade.Found, error) {
 	if u.seed, err = u.Session.seed(ctx, u.facts); err != nil {
 		return found, err
 	}
+	if err := u.revive(ctx); err != nil {
+		return found, err
+	}
 	r, err := u.hosts.Look(ctx, u.seed.Name)
 	if err != nil {
 		return found, err
@@ -215,6 +220,47 @@ func (u *upgrading) versions(ctx context.Context) (upgrade.Found, error) {
 		return found, err
 	}
 	return found, u.compare(nodes, servers, found)
+}
+
+// reviveTime is how long control planes are given to answer that an interrupted
+// upgrade left.
+const reviveTime = 2 * time.Minute
+
+// revive has the cluster answer where an upgrade was interrupted that left no control
+// plane which does: it waits for one, with manifests that lack put back. A run that
+// only looks waits for nothing.
+func (u *upgrading) revive(ctx context.Context) error {
+	if u.answers(ctx, u.seed) == nil || u.LogPath == "" {
+		return ctx.Err()
+	}
+	begun := false
+	for _, n := range u.base.ControlPlanes() {
+		h, err := u.hosts.Dial(ctx, n.Name)
+		if err != nil {
+			return err
+		}
+		if _, err := h.Stat(ctx, kubeadm.UpgradeConfigPath); err == nil {
+			begun = true
+		}
+		if _, err := steps.Mend(ctx, h); err != nil {
+			return &fault.Error{Op: "go on with an upgrade", Node: n.Name, Err: err}
+		}
+	}
+	if !begun {
+		return nil
+	}
+	u.Session.o.Observer.Event(plan.Event{Time: u.Session.o.Clock.Now(), Kind: plan.Note, Message: "an upgrade was interrupted, and no control plane answers: waiting for one"})
+	wait, cancel := context.WithTimeout(ctx, reviveTime)
+	defer cancel()
+	_ = kube.Poll(wait, time.Second, func(ctx context.Context) error { // who does not answer is reported below
+		n, ok := u.answering(ctx, u.base.ControlPlanes())
+		if !ok {
+			return errors.New("none answers")
+		}
+		u.seed = n
+		return nil
+	})
+	return ctx.Err()
 }
 
 // compare fills in the versions of the nodes of the YAML, and refuses where the two

@@ -29,7 +29,7 @@ type Cluster struct {
 
 	mu     sync.Mutex
 	hosts  []*hosttest.Machine // that have a control plane
-	config string // what kubeadm init was told, as ClusterConfiguration
+	config string              // what kubeadm init was told, as ClusterConfiguration
 	// halt is how many more of kubeadm's effects happen before the connection is
 	// cut, as when a host loses its power; negative means all.
 	halt int

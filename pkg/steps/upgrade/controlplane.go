@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/etcd"
@@ -171,27 +175,13 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 	return s.rollBack(ctx, h, err)
 }
 
-// complete puts manifests back that lack: kubeadm was ended between two renames.
+// complete puts manifests back that lack, and waits for what they start.
 func (s controlPlane) complete(ctx context.Context, h host.Host) error {
-	back := false
-	for _, p := range append(kubeadm.ComponentManifests(), kubeadm.EtcdManifestPath) {
-		there, err := exists(ctx, h, p)
-		if err != nil {
-			return err
-		}
-		if there {
-			continue
-		}
-		put, err := s.restore(ctx, h, p)
-		if err != nil {
-			return err
-		}
-		back = back || put
+	back, err := Mend(ctx, h)
+	if err != nil || !back {
+		return err
 	}
-	if !back {
-		return nil
-	}
-	err := s.within(ctx, s.limit(), func(ctx context.Context) error {
+	err = s.within(ctx, s.limit(), func(ctx context.Context) error {
 		c, err := s.Local.Dial(ctx)
 		if err != nil {
 			return err
@@ -204,10 +194,46 @@ func (s controlPlane) complete(ctx context.Context, h host.Host) error {
 	return nil
 }
 
+// Mend puts manifests of static pods back on a control plane that lack there though an
+// upgrade was begun: kubeadm was ended between two renames, and nobody else can. It
+// reports whether it had to.
+func Mend(ctx context.Context, h host.Host) (bool, error) {
+	begun, err := exists(ctx, h, kubeadm.UpgradeConfigPath)
+	if err != nil || !begun {
+		return false, err
+	}
+	kept, err := h.Query(ctx, host.Command("ls", "-1", Root()))
+	var x *host.ExitError
+	if err != nil && !errors.As(err, &x) {
+		return false, err
+	}
+	back := false
+	for _, name := range strings.Fields(string(kept.Stdout)) {
+		if _, err := version.ParseSemantic(name); err != nil || strings.Contains(name, "-") || strings.HasSuffix(name, ".partial") {
+			continue // set aside, or not complete
+		}
+		for _, p := range append(kubeadm.ComponentManifests(), kubeadm.EtcdManifestPath) {
+			there, err := exists(ctx, h, p)
+			if err != nil {
+				return back, err
+			}
+			if there {
+				continue
+			}
+			put, err := restore(ctx, h, path.Join(SavedDir(name), p), p)
+			if err != nil {
+				return back, err
+			}
+			back = back || put
+		}
+	}
+	return back, nil
+}
+
 // restore puts a manifest back where it is not as it was kept. It reports whether it
 // had to. What was never kept is left.
-func (s controlPlane) restore(ctx context.Context, h host.Host, manifest string) (bool, error) {
-	data, err := h.ReadFile(ctx, s.saved(manifest))
+func restore(ctx context.Context, h host.Host, saved, manifest string) (bool, error) {
+	data, err := h.ReadFile(ctx, saved)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -212,7 +212,7 @@ func (k kubelet) putKubeletBack(ctx context.Context, h host.Host) (bool, error) 
 		if f == kubeadmBinary && k.Node.ControlPlane {
 			continue // the static pods are at its version
 		}
-		if _, err := putBack(ctx, h, k.saved(f), f); err != nil {
+		if err := putBack(ctx, h, k.saved(f), f); err != nil {
 			return true, err
 		}
 	}

@@ -73,7 +73,7 @@ func (s controlPlane) putAllBack(ctx context.Context, h host.Host) (string, erro
 		what = append(what, "etcd")
 	}
 	for _, p := range kubeadm.ComponentManifests() {
-		put, err := s.restore(ctx, h, p)
+		put, err := restore(ctx, h, s.saved(p), p)
 		if err != nil {
 			return "", err
 		}
@@ -92,7 +92,7 @@ func (s controlPlane) putAllBack(ctx context.Context, h host.Host) (string, erro
 		files = append(files, kubeadm.KubeletConfigPath, kubeadm.KubeletFlagsPath)
 	}
 	for _, f := range files {
-		if _, err := putBack(ctx, h, s.saved(f), f); err != nil {
+		if err := putBack(ctx, h, s.saved(f), f); err != nil {
 			return "", err
 		}
 	}
@@ -115,7 +115,7 @@ func (s controlPlane) etcdBack(ctx context.Context, h host.Host) (bool, error) {
 	if err == nil || lost(ctx, err) {
 		return false, ctx.Err()
 	}
-	return s.restore(ctx, h, kubeadm.EtcdManifestPath)
+	return restore(ctx, h, s.saved(kubeadm.EtcdManifestPath), kubeadm.EtcdManifestPath)
 }
 
 // forgetVersion has kubeadm remember the version that is served, where no API server
@@ -168,4 +168,3 @@ func (o Options) setAside(ctx context.Context, h host.Host) error {
 	}
 	return h.Remove(ctx, kubeadm.UpgradeConfigPath)
 }
-

@@ -117,21 +117,21 @@ func (o Options) putConfig(ctx context.Context, h host.Host, to string) error {
 	return err
 }
 
-// putBack replaces a file by the one that was kept, and reports whether there was
-// one. A program that runs cannot be written over, so it is renamed into place.
-func putBack(ctx context.Context, h host.Host, saved, file string) (bool, error) {
+// putBack replaces a file by the one that was kept, where one was. A program that runs
+// cannot be written over, so it is renamed into place.
+func putBack(ctx context.Context, h host.Host, saved, file string) error {
 	there, err := exists(ctx, h, saved)
 	if err != nil || !there {
-		return false, err
+		return err
 	}
 	next := file + ".kocli"
 	if _, err := h.Run(ctx, host.Command("cp", "-a", "-T", saved, next)); err != nil {
-		return false, fmt.Errorf("put %s back: %w", file, err)
+		return fmt.Errorf("put %s back: %w", file, err)
 	}
 	if _, err := h.Run(ctx, host.Command("mv", "-T", next, file)); err != nil {
-		return false, fmt.Errorf("put %s back: %w", file, err)
+		return fmt.Errorf("put %s back: %w", file, err)
 	}
-	return true, nil
+	return nil
 }
 
 // lost reports whether nothing can be done on a host any more: the run was

@@ -132,11 +132,11 @@ func (x *world) upgraded(t *testing.T) {
 	x.cp.CutBefore(0)
 }
 
-// addPod puts a pod of a Deployment on a node, which eviction moves away.
-func (x *world) addPod(node string) {
+// addPod puts a pod of a Deployment on the worker, which eviction moves away.
+func (x *world) addPod() {
 	x.api.Put("pods", "default", "web", kubetest.Object{
 		"metadata": kubetest.Object{"labels": kubetest.Object{"app": "web"}, "ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}}},
-		"spec":     kubetest.Object{"nodeName": node}, "status": kubetest.Object{"phase": "Running"},
+		"spec":     kubetest.Object{"nodeName": "w-1"}, "status": kubetest.Object{"phase": "Running"},
 	})
 }
 
@@ -162,7 +162,7 @@ func TestSteps_converge(t *testing.T) {
 		"add-ons that kubeadm did not come to": {func(t *testing.T, x *world) { x.upgraded(t); x.api.AddKubeProxy(from, "v1.14.2") }, func(x *world) (plan.Step, *hosttest.Machine) {
 			return upgrade.Addons(x.options(x.cp)), x.cp
 		}},
-		"drain": {func(t *testing.T, x *world) { x.upgraded(t); x.addPod("w-1") }, func(x *world) (plan.Step, *hosttest.Machine) {
+		"drain": {func(t *testing.T, x *world) { x.upgraded(t); x.addPod() }, func(x *world) (plan.Step, *hosttest.Machine) {
 			o := x.options(x.w)
 			return upgrade.Drain(o, []plan.Step{upgrade.Kubelet(o)}), x.w
 		}},
@@ -296,7 +296,7 @@ func TestKubelet_thatDoesNotBecomeReadyIsAsBefore(t *testing.T) {
 	o.Limit = time.Second
 	k := upgrade.Kubelet(o)
 	for _, s := range []plan.Step{upgrade.Save(o), upgrade.Drain(o, []plan.Step{k})} {
-		x.addPod("w-1")
+		x.addPod()
 		if err := s.Apply(t.Context(), x.w); err != nil {
 			t.Fatal(err)
 		}
@@ -326,7 +326,7 @@ func TestUncordon_leavesWhatTheOperatorCordoned(t *testing.T) {
 	if _, err := c.Cordon(t.Context(), "w-1", true); err != nil {
 		t.Fatal(err)
 	}
-	x.addPod("w-1")
+	x.addPod()
 	k := upgrade.Kubelet(o)
 	x.atWork(x.w, "kubelet", "kubeadm")
 	for _, s := range []plan.Step{upgrade.Drain(o, []plan.Step{k}), k, upgrade.Uncordon(o)} {
@@ -350,7 +350,7 @@ func TestDrain_onlyWhereThereIsWork(t *testing.T) {
 	if err := k.Apply(t.Context(), x.w); err != nil {
 		t.Fatal(err)
 	}
-	x.addPod("w-1")
+	x.addPod()
 	if changes, err := upgrade.Drain(o, []plan.Step{k}).Check(t.Context(), x.w); err != nil || len(changes) > 0 {
 		t.Errorf("%v, %v", changes, err)
 	}
@@ -361,7 +361,7 @@ func TestDrain_givesTheNodeBackWhereABudgetHolds(t *testing.T) {
 	x := newWorld(t)
 	defer x.api.Close()
 	x.upgraded(t)
-	x.addPod("w-1")
+	x.addPod()
 	x.api.Budget = func(kubetest.Object) bool { return false }
 	o := x.options(x.w)
 	o.Drain.Timeout = 100 * time.Millisecond
