@@ -11,6 +11,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/ui"
 	"github.com/kocli/kocli/pkg/upgrade"
 	"github.com/kocli/kocli/pkg/workflow"
 )
@@ -141,13 +142,14 @@ func writePath(w io.Writer, path []upgrade.Hop) {
 
 // writeUpgraded shows the result of an upgrade to people.
 func writeUpgraded(w io.Writer, r *workflow.UpgradeResult, listed, file string) {
-	if len(r.Path) == 0 {
+	switch {
+	case len(r.Path) == 0:
 		printf(w, "Cluster %s runs Kubernetes %s on all nodes: nothing to upgrade.\n", r.Cluster, r.Kubernetes)
-	} else {
+	case r.Paused != "":
+		printf(w, "Cluster %s is on its way to Kubernetes %s, paused after %s: %s in %s.\n", r.Cluster, r.Kubernetes, r.Paused, ui.Count(r.Changed, "change"), ui.Duration(r.Duration))
+		printf(w, "The same command without --pause-after goes on.\nLog: %s\n", r.Log)
+	default:
 		writeResult(w, &r.Result)
-	}
-	if r.Paused != "" {
-		printf(w, "Paused after %s. The same command without --pause-after goes on.\n", r.Paused)
 	}
 	if listed != r.Kubernetes {
 		printf(w, "Now set spec.kubernetes.version to %s in %s: other commands go by the YAML.\n", r.Kubernetes, file)

@@ -66,7 +66,7 @@ func TestWriteUpgraded(t *testing.T) {
 		"nothing to do": {workflow.UpgradeResult{Result: workflow.Result{Cluster: "c", Kubernetes: "v1.37.2"}}, "v1.37.2", []string{"runs Kubernetes v1.37.2 on all nodes: nothing to upgrade"}},
 		"paused, to another version than listed": {
 			workflow.UpgradeResult{Result: workflow.Result{Cluster: "c", Kubernetes: "v1.37.2", Changed: 3}, Path: []upgrade.Hop{{}}, Paused: "canary"}, "v1.36.3",
-			[]string{"Paused after canary. The same command without --pause-after goes on.", "Now set spec.kubernetes.version to v1.37.2 in c.yaml"},
+			[]string{"on its way to Kubernetes v1.37.2, paused after canary: 3 changes", "The same command without --pause-after goes on.", "Now set spec.kubernetes.version to v1.37.2 in c.yaml"},
 		},
 	} {
 		var text bytes.Buffer

@@ -157,7 +157,9 @@ func (c *Cluster) upgradeContent(node func(func(inventory.Node) ([]plan.Step, er
 
 // upgrade is what the steps of a node need for a hop.
 func (c *Cluster) upgrade(n inventory.Node, o HopOptions) upgrade.Options {
+	hooks := c.Inventory.Spec.Hooks
 	return upgrade.Options{
+		Before: c.hooks(hooks.BeforeUpgrade, n, o.From), After: c.hooks(hooks.AfterUpgrade, n, o.From),
 		Inventory: c.Inventory, Node: n, From: o.From, API: c.API(), Local: c.through(n.Name), Kocli: kocliPath(),
 		First: n.Name == c.Seed.Name, Components: o.Components, Drain: o.Drain, Alone: o.Alone,
 	}

@@ -41,6 +41,9 @@ func Drain(o Options, work []plan.Step) plan.Step {
 		if todo, err := check(ctx, h); err != nil || len(todo) == 0 {
 			return err
 		}
+		if err := called(ctx, h, o.Before); err != nil {
+			return err
+		}
 		c, err := o.API.Dial(ctx)
 		if err != nil {
 			return err
@@ -62,6 +65,14 @@ func Drain(o Options, work []plan.Step) plan.Step {
 		return fault.New(fault.Failure, "make room for its pods (kubectl get pdb -A shows the budgets), then run the same command again; --force-after DURATION goes past budgets",
 			errors.Join(err, back))
 	}}
+}
+
+// called calls what may not be there.
+func called(ctx context.Context, h host.Host, f func(context.Context, host.Host) error) error {
+	if f == nil {
+		return nil
+	}
+	return f(ctx, h)
 }
 
 // anything reports whether one of the steps has something to do.
@@ -131,6 +142,11 @@ func (k kubelet) apply(ctx context.Context, h host.Host) error {
 	if err != nil || len(todo) == 0 {
 		return err
 	}
+	if k.Alone { // nothing was drained
+		if err := called(ctx, h, k.Before); err != nil {
+			return err
+		}
+	}
 	if err := k.putConfig(ctx, h, kubeadm.UpgradeKubeletConfigPath); err != nil {
 		return err
 	}
@@ -146,6 +162,9 @@ func (k kubelet) apply(ctx context.Context, h host.Host) error {
 	}
 	if err := k.within(ctx, k.limit(), func(ctx context.Context) error { return k.back(ctx, k.reached) }); err != nil {
 		return k.failed(ctx, h, fmt.Errorf("not healthy within %s: %w", k.limit(), err))
+	}
+	if err := called(ctx, h, k.After); err != nil {
+		return err
 	}
 	return h.Remove(ctx, kubeadm.UpgradeKubeletConfigPath)
 }

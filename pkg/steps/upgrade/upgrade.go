@@ -37,6 +37,9 @@ type Options struct {
 	// Components are the versions that the bundle has for this version of Kubernetes.
 	Components map[string]string
 	Drain      kube.DrainOptions
+	// Before runs before the node is drained, and After once its kubelet is back; nil
+	// where there is nothing to run.
+	Before, After func(context.Context, host.Host) error
 	// Alone says that the cluster has no other node that pods could move to.
 	Alone bool
 	// Limit is how long a control plane or a kubelet is given to become healthy, and

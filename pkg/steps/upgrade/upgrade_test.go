@@ -3,6 +3,7 @@ package upgrade_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -336,6 +337,45 @@ func TestUncordon_leavesWhatTheOperatorCordoned(t *testing.T) {
 	}
 	if n := x.api.Get("nodes", "", "w-1"); n["spec"].(kubetest.Object)["unschedulable"] != true || x.api.Get("pods", "default", "web") != nil {
 		t.Errorf("%v", n["spec"])
+	}
+}
+
+// Hooks run around the work, and one that fails keeps the node from being drained, or
+// from taking pods.
+func TestHooks_runAroundTheWork(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	x.addPod()
+	o := x.options(x.w)
+	var ran []string
+	fail := true
+	hook := func(name string) func(context.Context, host.Host) error {
+		return func(context.Context, host.Host) error {
+			n := x.api.Get("nodes", "", "w-1")
+			spec, _ := n["spec"].(kubetest.Object)
+			ran = append(ran, fmt.Sprint(name, " cordoned:", spec["unschedulable"] == true, " ", n["status"].(kubetest.Object)["nodeInfo"].(kubetest.Object)["kubeletVersion"]))
+			if fail {
+				return errors.New("not now")
+			}
+			return nil
+		}
+	}
+	o.Before, o.After = hook("before"), hook("after")
+	k := upgrade.Kubelet(o)
+	d := upgrade.Drain(o, []plan.Step{k})
+	if err := d.Apply(t.Context(), x.w); err == nil || x.api.Get("pods", "default", "web") == nil {
+		t.Errorf("drained all the same: %v", err)
+	}
+	fail = false
+	x.atWork(x.w, "kubelet", "kubeadm")
+	for _, s := range []plan.Step{d, k, upgrade.Uncordon(o)} {
+		if err := s.Apply(t.Context(), x.w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := strings.Join(ran, "; "); got != "before cordoned:false v1.36.3; before cordoned:false v1.36.3; after cordoned:true v1.37.2" {
+		t.Error(got)
 	}
 }
 
