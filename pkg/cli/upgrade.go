@@ -40,7 +40,8 @@ health; then kubelets, on nodes that are drained: of control planes, of one work
 others as spec.maintenance allows. A control plane or kubelet that does not become healthy
 gets back what it had.
 
-Interrupted anywhere, the same command goes on.`,
+Interrupted anywhere, the same command goes on. The checks of the cluster are called
+` + strings.Join(upgrade.Names(), ", ") + `.`,
 		Example: `  kocli upgrade -f cluster.yaml --bundle kocli-v1.37.2-amd64.tar
   kocli upgrade -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar --bundle kocli-v1.37.2-amd64.tar --to v1.37.2 --dry-run
   kocli upgrade -f cluster.yaml --bundle kocli-v1.37.2-amd64.tar --pause-after canary --yes`,

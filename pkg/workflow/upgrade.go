@@ -179,7 +179,11 @@ func (s *Session) upgrading(ctx context.Context, o UpgradeOptions) (*upgrading, 
 	if err != nil {
 		return nil, err
 	}
-	u.hops, err = upgrade.Path(found, u.target, offers)
+	if u.hops, err = upgrade.Path(found, u.target, offers); err != nil || len(u.hops) == 0 {
+		return u, err
+	}
+	begun, err := u.begun(ctx)
+	u.hops[0].Begun = u.hops[0].Begun || begun
 	return u, err
 }
 
@@ -220,6 +224,23 @@ func (u *upgrading) versions(ctx context.Context) (upgrade.Found, error) {
 		return found, err
 	}
 	return found, u.compare(nodes, servers, found)
+}
+
+// begun reports whether an upgrade was interrupted in its work on some node.
+func (u *upgrading) begun(ctx context.Context) (bool, error) {
+	var wg sync.WaitGroup
+	left, errs := make([]bool, len(u.base.Nodes)), make([]error, len(u.base.Nodes))
+	for i, n := range u.base.Nodes {
+		wg.Go(func() {
+			r, err := u.hosts.Look(ctx, n.Name)
+			if err == nil {
+				left[i], err = steps.Unfinished(ctx, r)
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	return slices.Contains(left, true), errors.Join(errs...)
 }
 
 // reviveTime is how long control planes are given to answer that an interrupted

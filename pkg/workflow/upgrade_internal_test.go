@@ -17,6 +17,7 @@ import (
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kube/kubetest"
+	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/upgrade"
 )
@@ -122,6 +123,23 @@ func TestUpgrading_budgetsOfNodesThatWillBeDrained(t *testing.T) {
 	nodes, held, err := u.nodesAndBudgets(t.Context(), client)
 	if err != nil || len(nodes) != 3 || len(held) != 1 || held[0].Node != "worker-1" || !strings.Contains(held[0].Reason, "pod default/web-worker-1 is held by PodDisruptionBudget web") {
 		t.Errorf("%+v, %+v, %v", nodes, held, err)
+	}
+}
+
+// An upgrade that was interrupted before any version changed was begun all the same.
+func TestUpgrading_seesThatAnUpgradeWasInterrupted(t *testing.T) {
+	hosts := machines{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3", "worker-1"} {
+		hosts[n] = hosttest.New(n)
+	}
+	s := session(t, hosts)
+	u := &upgrading{Session: s, base: s.inv}
+	if begun, err := u.begun(t.Context()); begun || err != nil {
+		t.Errorf("%t, %v", begun, err)
+	}
+	hosts["cp-2"].Write(kubeadm.UpgradeConfigPath, 0o600, "")
+	if begun, err := u.begun(t.Context()); !begun || err != nil {
+		t.Errorf("%t, %v", begun, err)
 	}
 }
 

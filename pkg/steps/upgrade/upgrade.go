@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/version"
@@ -84,6 +85,18 @@ func SavedDir(version string) string { return path.Join(Root(), version) }
 func SnapshotPath(version string) string { return path.Join(SavedDir(version), "etcd.db") }
 
 func (o Options) saved(file string) string { return path.Join(SavedDir(o.to()), file) }
+
+// Unfinished reports whether an upgrade was interrupted in its work on a node.
+func Unfinished(ctx context.Context, r host.Reader) (bool, error) {
+	var found [2]bool
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i, p := range []string{kubeadm.UpgradeConfigPath, kubeadm.UpgradeKubeletConfigPath} {
+		wg.Go(func() { found[i], errs[i] = exists(ctx, r, p) })
+	}
+	wg.Wait()
+	return found[0] || found[1], errors.Join(errs[:]...)
+}
 
 // exists reports whether there is something at a path.
 func exists(ctx context.Context, r host.Reader, file string) (bool, error) {
