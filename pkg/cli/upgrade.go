@@ -53,7 +53,7 @@ Interrupted anywhere, the same command goes on. The checks of the cluster are ca
 	keyFlag(cmd, &u.keys)
 	f.StringVar(&u.to, "to", "", "`version` to go to, for example v1.37.2 (default: spec.kubernetes.version)")
 	f.StringSliceVar(&u.ignore, "ignore", nil, "`checks` whose errors become warnings")
-	f.StringVar(&u.pauseAfter, "pause-after", "", "end the last hop early: after the control `plane`s (control-plane) or after the first worker (canary); the same command without it goes on")
+	f.StringVar(&u.pauseAfter, "pause-after", "", "end the last hop early: `where`: after the control planes (control-plane) or after the first worker (canary); the same command without it goes on")
 	f.BoolVar(&u.dryRun, "dry-run", false, "show the way and what would change, and change nothing")
 	u.add(cmd)
 	own(cmd, "dry-run", "pause-after", "to")
