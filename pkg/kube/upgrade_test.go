@@ -1,7 +1,13 @@
 package kube_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -128,5 +134,39 @@ func TestWrittenThrough(t *testing.T) {
 	}
 	if some, count, err := client.WrittenThrough(t.Context(), "gone.k8s.io", "v1", "things"); err != nil || count != 0 || some != nil {
 		t.Errorf("an API that is not served: %v, %d, %v", some, count, err)
+	}
+}
+
+// release is what Helm keeps, in the Secret's own encoding besides.
+func release(t *testing.T, manifest string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	raw, err := json.Marshal(map[string]string{"name": "shop", "manifest": manifest})
+	if err == nil {
+		_, err = z.Write(raw)
+	}
+	if err = errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(b.Bytes())))
+}
+
+func TestHelmObjects_readsReleasesThatAreDeployed(t *testing.T) {
+	c, client := upgrading(t)
+	put := func(name, status, data string) {
+		c.Put("secrets", "default", name, kubetest.Object{
+			"metadata": kubetest.Object{"labels": kubetest.Object{"owner": "helm", "status": status, "name": "shop"}}, "type": "helm.sh/release.v1",
+			"data": kubetest.Object{"release": data},
+		})
+	}
+	const manifest = "---\n# Source: a.yaml\napiVersion: networking.k8s.io/v1beta1\nkind: ServiceCIDR\nmetadata: {name: more}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: shop}\n---\n"
+	put("sh.helm.release.v1.shop.v2", "deployed", release(t, manifest))
+	put("sh.helm.release.v1.shop.v1", "superseded", release(t, strings.ReplaceAll(manifest, "more", "old")))
+	put("damaged", "deployed", "AAAA")
+	got, err := client.HelmObjects(t.Context())
+	want := []kube.HelmObject{{Release: "default/shop", GroupVersion: "networking.k8s.io/v1beta1", Resource: "servicecidrs", Name: "more"}, {Release: "default/shop", GroupVersion: "v1", Resource: "services", Name: "shop"}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -62,12 +62,15 @@ type Request struct {
 	Removed string // minor: "1.37"
 }
 
-// Written are objects whose last writer used a version of an API that goes.
+// Written are objects that somebody wrote through a version of an API that goes.
 type Written struct {
 	API     string
 	Removed string
 	Objects []string // some of them
 	Count   int
+	// Release is the Helm release in whose manifest they stand; empty where they are in
+	// the cluster.
+	Release string
 }
 
 // Held is a pod that a disruption budget holds on a node.
@@ -229,6 +232,11 @@ func removedAPIs(s State) []preflight.Finding {
 		}
 	}
 	for _, w := range s.Written {
+		if w.Release != "" {
+			out = append(out, warn("", "upgrade the release to a chart that uses the newer version first: Helm fails where it would send the old one again",
+				"the Helm release %s holds %s of %s, which Kubernetes %s does not serve any more", w.Release, strings.Join(w.Objects, ", "), w.API, w.Removed))
+			continue
+		}
 		out = append(out, warn("", "write them again with the newer version of the API before charts and manifests are applied the next time",
 			"%d objects were last written through %s, which Kubernetes %s does not serve any more: %s", w.Count, w.API, w.Removed, strings.Join(w.Objects, ", ")))
 	}

@@ -81,8 +81,13 @@ func TestGates(t *testing.T) {
 		"an API that goes is asked for": {"", func(s *upgrade.State) {
 			s.Deprecated = []upgrade.Request{{"networking.k8s.io/v1beta1 ipaddresses", "1.37"}}
 		}, "removed-apis", preflight.Error, "Kubernetes 1.37 does not serve"},
-		"an API that goes later is asked for":   {"", func(s *upgrade.State) { s.Deprecated = []upgrade.Request{{"resource.k8s.io/v1beta1 x", "1.38"}} }, "", "", ""},
-		"objects written through one that goes": {"", func(s *upgrade.State) { s.Written = []upgrade.Written{{"x/v1beta1 y", "1.37", []string{"a"}, 3}} }, "removed-apis", preflight.Warning, "3 objects"},
+		"an API that goes later is asked for": {"", func(s *upgrade.State) { s.Deprecated = []upgrade.Request{{"resource.k8s.io/v1beta1 x", "1.38"}} }, "", "", ""},
+		"objects written through one that goes": {"", func(s *upgrade.State) {
+			s.Written = []upgrade.Written{{API: "x/v1beta1 y", Removed: "1.37", Objects: []string{"a"}, Count: 3}}
+		}, "removed-apis", preflight.Warning, "3 objects"},
+		"a Helm release of an API that goes": {"", func(s *upgrade.State) {
+			s.Written = []upgrade.Written{{API: "x/v1beta1 y", Removed: "1.37", Objects: []string{"a"}, Count: 1, Release: "d/shop"}}
+		}, "removed-apis", preflight.Warning, "the Helm release d/shop holds a of x/v1beta1 y"},
 		"a budget that allows nothing": {"", func(s *upgrade.State) {
 			s.Held = []upgrade.Held{{"w-1", "pod d/web is held by PodDisruptionBudget web"}}
 		}, "disruption-budgets", preflight.Error, "pod d/web is held"},

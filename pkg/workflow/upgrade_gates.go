@@ -201,9 +201,17 @@ func (u *upgrading) deprecated(ctx context.Context, c *Cluster) ([]upgrade.Reque
 	return out, nil
 }
 
-// written looks for objects whose last writers used APIs that go.
+// written looks for objects whose writers used APIs that go, in the cluster and in the
+// releases of Helm.
 func written(ctx context.Context, c *kube.Client, apis []upgrade.RemovedAPI) ([]upgrade.Written, error) {
-	var out []upgrade.Written
+	if len(apis) == 0 {
+		return nil, nil
+	}
+	charts, err := c.HelmObjects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := fromHelm(charts, apis)
 	for _, a := range apis {
 		for _, resource := range a.Resources {
 			some, count, err := c.WrittenThrough(ctx, a.Group, a.Version, resource)
@@ -216,4 +224,26 @@ func written(ctx context.Context, c *kube.Client, apis []upgrade.RemovedAPI) ([]
 		}
 	}
 	return out, nil
+}
+
+// fromHelm is what the releases of Helm hold of APIs that go, a release and an API at a
+// time.
+func fromHelm(charts []kube.HelmObject, apis []upgrade.RemovedAPI) []upgrade.Written {
+	var out []upgrade.Written
+	for _, o := range charts {
+		for _, a := range apis {
+			if a.GroupVersion() != o.GroupVersion || !slices.Contains(a.Resources, o.Resource) {
+				continue
+			}
+			api := a.GroupVersion() + " " + o.Resource
+			i := slices.IndexFunc(out, func(w upgrade.Written) bool { return w.Release == o.Release && w.API == api })
+			if i < 0 {
+				i = len(out)
+				out = append(out, upgrade.Written{API: api, Removed: a.Removed, Release: o.Release})
+			}
+			out[i].Count++
+			out[i].Objects = append(out[i].Objects, o.Name)
+		}
+	}
+	return out
 }

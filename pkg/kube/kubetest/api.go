@@ -450,7 +450,7 @@ func (a *API) serveList(w http.ResponseWriter, r *http.Request, q request) {
 func fieldsOf(o Object) fields.Set {
 	spec, _ := o["spec"].(Object)
 	node, _ := spec["nodeName"].(string)
-	return fields.Set{"spec.nodeName": node, "metadata.name": fmt.Sprint(metadata(o)["name"])}
+	return fields.Set{"spec.nodeName": node, "metadata.name": fmt.Sprint(metadata(o)["name"]), "type": fmt.Sprint(o["type"])}
 }
 
 func (a *API) proxy(w http.ResponseWriter, r *http.Request, q request) {
