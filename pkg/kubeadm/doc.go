@@ -73,6 +73,9 @@ const (
 	KubeletDir        = "/var/lib/kubelet"
 	KubeletConfigPath = KubeletDir + "/config.yaml"
 	KubeletFlagsPath  = KubeletDir + "/kubeadm-flags.env"
+	// TmpDir is where kubeadm leaves copies in an upgrade: of manifests, of the kubelet's
+	// configuration, and of all the data of etcd.
+	TmpDir = "/etc/kubernetes/tmp"
 	// PKIDir holds the certificates and keys of a control plane.
 	PKIDir = "/etc/kubernetes/pki"
 	// RestartAPIServerPath says that the API server has not been restarted since what

@@ -167,6 +167,10 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 		}
 	}
 	if err == nil {
+		// kubeadm leaves a copy of all the data of etcd; what is needed was kept before.
+		if _, err := h.Run(ctx, host.Command("rm", "-rf", "--", kubeadm.TmpDir)); err != nil {
+			return err
+		}
 		return h.Remove(ctx, kubeadm.UpgradeConfigPath)
 	}
 	if lost(ctx, err) {

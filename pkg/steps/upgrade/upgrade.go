@@ -75,7 +75,7 @@ func (o Options) reached(v string) bool {
 }
 
 // Root is the folder on a host in which what an upgrade replaces is kept.
-func Root() string { return path.Join(ledger.Root(), "upgrade") }
+func Root() string { return ledger.UpgradeDir() }
 
 // SavedDir is where what a node had before the hop to a version is kept, each file
 // under its own path. SnapshotPath in it is the data of etcd.
