@@ -380,7 +380,7 @@ func (u *upgrading) phases(c *Cluster, hop upgrade.Hop, last bool) ([]plan.Phase
 	so := &scaling{Session: u.Session, o: ScaleOptions{DrainTimeout: u.o.DrainTimeout, ForceAfter: u.o.ForceAfter, MaxUnavailable: u.o.MaxUnavailable}}
 	h := HopOptions{
 		From: hop.From, Drain: kube.DrainOptions{Timeout: so.drainTimeout(), ForceAfter: u.o.ForceAfter},
-		MaxUnavailable: so.maxUnavailable(len(u.inv.Workers())), Alone: u.nodes == 1,
+		MaxUnavailable: so.maxUnavailable(len(u.inv.Workers())), Anew: !hop.Begun, Alone: u.nodes == 1,
 	}
 	if r, ok := u.bundle.Release(hop.To); ok {
 		h.Components = r.Components

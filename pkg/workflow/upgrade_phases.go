@@ -32,6 +32,8 @@ type HopOptions struct {
 	// MaxUnavailable is how many workers are drained at once.
 	MaxUnavailable int
 	PauseAfter     string // empty: not at all
+	// Anew says that the hop has not been begun on any node.
+	Anew bool
 	// Alone says that the cluster has one node only: nothing can move.
 	Alone bool
 }
@@ -161,6 +163,6 @@ func (c *Cluster) upgrade(n inventory.Node, o HopOptions) upgrade.Options {
 	return upgrade.Options{
 		Before: c.hooks(hooks.BeforeUpgrade, n, o.From), After: c.hooks(hooks.AfterUpgrade, n, o.From),
 		Inventory: c.Inventory, Node: n, From: o.From, API: c.API(), Local: c.through(n.Name), Kocli: kocliPath(),
-		First: n.Name == c.Seed.Name, Components: o.Components, Drain: o.Drain, Alone: o.Alone,
+		First: n.Name == c.Seed.Name, Components: o.Components, Drain: o.Drain, Anew: o.Anew, Alone: o.Alone,
 	}
 }

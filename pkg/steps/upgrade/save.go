@@ -5,8 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"path"
-	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kocli/kocli/pkg/converge"
@@ -37,11 +37,13 @@ const snapshotTime = 7 * time.Minute
 
 // Save keeps on a node what the hop may replace there, readable by root alone; on a
 // control plane with a member of etcd a snapshot of its data too. It is all there or
-// not at all: the folder gets its name last. What earlier hops left is removed.
+// not at all: the folder gets its name last. What earlier hops left is removed, and
+// where nothing has been begun, what an earlier try at this hop left too: it is old.
 func Save(o Options) plan.Step {
+	var saved atomic.Bool // by this run
 	check := func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
 		there, err := exists(ctx, r, SavedDir(o.to()))
-		if err != nil || there {
+		if err != nil || there && (!o.Anew || saved.Load()) {
 			return nil, err
 		}
 		what := "kubelet and its configuration"
@@ -61,7 +63,9 @@ func Save(o Options) plan.Step {
 		if todo, err := check(ctx, h); err != nil || len(todo) == 0 {
 			return err
 		}
-		return o.save(ctx, h)
+		err := o.save(ctx, h)
+		saved.Store(err == nil)
+		return err
 	}}
 }
 
@@ -110,7 +114,7 @@ func (o Options) save(ctx context.Context, h host.Host) error {
 		}
 	}
 	for _, name := range strings.Fields(string(old.Stdout)) {
-		if !slices.Contains([]string{o.to(), path.Base(partial)}, name) {
+		if name != path.Base(partial) {
 			if err := h.Remove(ctx, path.Join(Root(), name)); err != nil {
 				return err
 			}

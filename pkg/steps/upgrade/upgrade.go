@@ -35,6 +35,8 @@ type Options struct {
 	// First says that this is the control plane that tells the cluster of the version:
 	// kubeadm upgrade apply. The others follow: kubeadm upgrade node.
 	First bool
+	// Anew says that the hop has not been begun on any node.
+	Anew bool
 	// Components are the versions that the bundle has for this version of Kubernetes.
 	Components map[string]string
 	Drain      kube.DrainOptions

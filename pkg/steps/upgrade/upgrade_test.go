@@ -242,6 +242,30 @@ func TestSave_keepsWhatIsReplacedReadableByRootAlone(t *testing.T) {
 	}
 }
 
+// What an earlier try left is kept where the hop was begun, and old where it was not.
+func TestSave_anewWhereNothingWasBegun(t *testing.T) {
+	for _, anew := range []bool{false, true} {
+		x := newWorld(t)
+		defer x.api.Close()
+		x.w.Write(upgrade.SavedDir(to)+"/usr/bin/kubelet", 0o755, "of last week")
+		o := x.options(x.w)
+		o.Anew = anew
+		s := upgrade.Save(o)
+		for range 2 {
+			if err := s.Apply(t.Context(), ledger.Wrap(x.w)); err != nil {
+				t.Fatal(err)
+			}
+			if changes, err := s.Check(t.Context(), x.w); err != nil || len(changes) > 0 {
+				t.Errorf("anew %t: %v, %v", anew, changes, err)
+			}
+		}
+		want := map[bool]string{false: "of last week", true: program("kubelet", from)}[anew]
+		if got, _ := x.w.Read(upgrade.SavedDir(to) + "/usr/bin/kubelet"); got != want {
+			t.Errorf("anew %t: %q", anew, got)
+		}
+	}
+}
+
 func TestControlPlane_thatDoesNotBecomeHealthyIsAsBefore(t *testing.T) {
 	for name, broken := range map[string]string{"kubeadm gives up": "kube-apiserver", "the scheduler": "kube-scheduler"} {
 		t.Run(name, func(t *testing.T) {
