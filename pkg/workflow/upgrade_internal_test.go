@@ -143,6 +143,26 @@ func TestUpgrading_seesThatAnUpgradeWasInterrupted(t *testing.T) {
 	}
 }
 
+// What create and scale would do in the middle of an upgrade is the upgrade's to do.
+func TestSameCluster_refusesTheMiddleOfAnUpgrade(t *testing.T) {
+	m := answering(t, "cp-1")
+	s := session(t, machines{"cp-1": m})
+	if err := s.sameKubelets(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+	c := kubetest.NewCluster(m.Wire)
+	defer c.Close()
+	m.OnDial(c.Dial)
+	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	for name, v := range map[string]string{"cp-1": "v1.36.3", "worker-1": "v1.35.4", "x": "v1.34.4"} {
+		c.Put("nodes", "", name, kubetest.Object{"status": kubetest.Object{"nodeInfo": kubetest.Object{"kubeletVersion": v}}})
+	}
+	err := s.sameKubelets(t.Context(), m)
+	if fault.CodeOf(err) != fault.Usage || !strings.Contains(err.Error(), "on worker-1 (v1.35.4)") || strings.Contains(err.Error(), "x (") || !strings.Contains(fault.HintOf(err), "kocli upgrade -f") {
+		t.Errorf("%v, hint %q", err, fault.HintOf(err))
+	}
+}
+
 func TestRefused_namesAllFindings(t *testing.T) {
 	one := []preflight.Finding{{Check: "a", Level: preflight.Error, Fix: "do this"}, {Check: "b", Level: preflight.Warning}}
 	if err := refused(preflight.Refusal(one), one); fault.HintOf(err) != "do this" || fault.CodeOf(err) != fault.Preflight {
