@@ -150,10 +150,12 @@ func TestSameCluster_refusesTheMiddleOfAnUpgrade(t *testing.T) {
 	if err := s.sameKubelets(t.Context(), m); err != nil {
 		t.Error(err)
 	}
+	m = hosttest.New("cp-1")
 	c := kubetest.NewCluster(m.Wire)
 	defer c.Close()
 	m.OnDial(c.Dial)
 	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	s = session(t, machines{"cp-1": m})
 	for name, v := range map[string]string{"cp-1": "v1.36.3", "worker-1": "v1.35.4", "x": "v1.34.4"} {
 		c.Put("nodes", "", name, kubetest.Object{"status": kubetest.Object{"nodeInfo": kubetest.Object{"kubeletVersion": v}}})
 	}
