@@ -193,7 +193,7 @@ func (c *Client) held(ctx context.Context, which metav1.ListOptions) (map[string
 	}
 	for i := range list.Items {
 		p := &list.Items[i]
-		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || pinned(p) {
 			continue
 		}
 		for _, b := range budgets.Items {

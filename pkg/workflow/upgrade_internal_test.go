@@ -110,6 +110,11 @@ func TestUpgrading_budgetsOfNodesThatWillBeDrained(t *testing.T) {
 			"metadata": kubetest.Object{"labels": kubetest.Object{"app": "web"}}, "spec": kubetest.Object{"nodeName": name}, "status": kubetest.Object{"phase": "Running"},
 		})
 	}
+	// One that goes with its node is not evicted.
+	c.Put("pods", "default", "agent", kubetest.Object{
+		"metadata": kubetest.Object{"labels": kubetest.Object{"app": "web"}, "ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "u", "controller": true}}},
+		"spec":     kubetest.Object{"nodeName": "worker-1"}, "status": kubetest.Object{"phase": "Running"},
+	})
 	c.Put("poddisruptionbudgets", "default", "web", kubetest.Object{
 		"spec": kubetest.Object{"selector": kubetest.Object{"matchLabels": kubetest.Object{"app": "web"}}}, "status": kubetest.Object{"disruptionsAllowed": 0},
 	})
