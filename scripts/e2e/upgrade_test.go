@@ -101,6 +101,7 @@ func Test30_anUpgradeIsRefusedAndChangesNothing(t *testing.T) {
 	apply(t, "host1", served)
 	kubectlAt(t, "host1", "rollout status deployment/served --timeout=3m")
 	setVersion(t, "upgrade", env(t, "KOCLI_E2E_NEXT"))
+	t.Setenv("KOCLI_E2E_BUNDLE", env(t, "KOCLI_E2E_NEXT_BUNDLE"))
 	if r := want(t, 2, "upgrade", "create"); !strings.Contains(r.err, "kocli upgrade -f ") {
 		t.Errorf("create with another version does not name upgrade:\n%s", r)
 	}
