@@ -32,6 +32,10 @@ func (o Options) kept() []string {
 	return out
 }
 
+// copyAll copies from the root: cp of coreutils 9.1 looks for the folders that it has
+// made below where it stands.
+const copyAll = `cd / && exec cp "$@"`
+
 // snapshotTime is how long a snapshot of etcd may take: 8 GiB at 20 MB/s.
 const snapshotTime = 7 * time.Minute
 
@@ -90,7 +94,7 @@ func (o Options) save(ctx context.Context, h host.Host) error {
 	if _, err := h.Run(ctx, host.Command("mkdir", "-p", "-m", "0700", Root(), partial)); err != nil {
 		return err
 	}
-	argv := []string{"cp", "-a", "--parents", "-t", partial, "--"}
+	argv := []string{"sh", "-c", copyAll, "kocli-save", "-a", "--parents", "-t", partial, "--"}
 	for _, f := range o.kept() {
 		_, err := h.Stat(ctx, f)
 		if err == nil {
