@@ -81,6 +81,7 @@ func Upgrade(ctx context.Context, o Options, uo UpgradeOptions) (*UpgradeResult,
 			return res, err
 		}
 		res.Done++
+		u.unfinished = ""
 	}
 	if len(u.hops) > 0 {
 		res.Paused = uo.PauseAfter
@@ -139,6 +140,9 @@ type upgrading struct {
 	facts   map[string]probe.Facts
 	nodes   int // of the cluster, those that the YAML does not name too
 	leavers []state.Leaver
+	// unfinished is a control plane that an interrupted upgrade was working on; it is
+	// brought to its end before others are begun.
+	unfinished string
 }
 
 // upgrading opens the bundles, asks the cluster which versions it runs, and plans the
@@ -226,21 +230,25 @@ func (u *upgrading) versions(ctx context.Context) (upgrade.Found, error) {
 	return found, u.compare(nodes, servers, found)
 }
 
-// begun reports whether an upgrade was interrupted in its work on some node.
+// begun reports whether an upgrade was interrupted in its work on some node, and
+// remembers the control plane on which it was.
 func (u *upgrading) begun(ctx context.Context) (bool, error) {
 	var wg sync.WaitGroup
-	left, errs := make([]bool, len(u.base.Nodes)), make([]error, len(u.base.Nodes))
+	planes, kubelets, errs := make([]bool, len(u.base.Nodes)), make([]bool, len(u.base.Nodes)), make([]error, len(u.base.Nodes))
 	for i, n := range u.base.Nodes {
 		wg.Go(func() {
 			r, err := u.hosts.Look(ctx, n.Name)
 			if err == nil {
-				left[i], err = steps.Unfinished(ctx, r)
+				planes[i], kubelets[i], err = steps.Unfinished(ctx, r)
 			}
 			errs[i] = err
 		})
 	}
 	wg.Wait()
-	return slices.Contains(left, true), errors.Join(errs...)
+	if i := slices.Index(planes, true); i >= 0 {
+		u.unfinished = u.base.Nodes[i].Name
+	}
+	return u.unfinished != "" || slices.Contains(kubelets, true), errors.Join(errs...)
 }
 
 // reviveTime is how long control planes are given to answer that an interrupted
@@ -380,7 +388,7 @@ func (u *upgrading) phases(c *Cluster, hop upgrade.Hop, last bool) ([]plan.Phase
 	so := &scaling{Session: u.Session, o: ScaleOptions{DrainTimeout: u.o.DrainTimeout, ForceAfter: u.o.ForceAfter, MaxUnavailable: u.o.MaxUnavailable}}
 	h := HopOptions{
 		From: hop.From, Drain: kube.DrainOptions{Timeout: so.drainTimeout(), ForceAfter: u.o.ForceAfter},
-		MaxUnavailable: so.maxUnavailable(len(u.inv.Workers())), Anew: !hop.Begun, Alone: u.nodes == 1,
+		MaxUnavailable: so.maxUnavailable(len(u.inv.Workers())), First: u.unfinished, Anew: !hop.Begun, Alone: u.nodes == 1,
 	}
 	if r, ok := u.bundle.Release(hop.To); ok {
 		h.Components = r.Components

@@ -143,8 +143,8 @@ func TestUpgrading_seesThatAnUpgradeWasInterrupted(t *testing.T) {
 		t.Errorf("%t, %v", begun, err)
 	}
 	hosts["cp-2"].Write(kubeadm.UpgradeConfigPath, 0o600, "")
-	if begun, err := u.begun(t.Context()); !begun || err != nil {
-		t.Errorf("%t, %v", begun, err)
+	if begun, err := u.begun(t.Context()); !begun || err != nil || u.unfinished != "cp-2" {
+		t.Errorf("%t, %v, %q", begun, err, u.unfinished)
 	}
 }
 

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -32,6 +33,9 @@ type HopOptions struct {
 	// MaxUnavailable is how many workers are drained at once.
 	MaxUnavailable int
 	PauseAfter     string // empty: not at all
+	// First is the control plane that goes first; empty means the one through which the
+	// cluster is reached.
+	First string
 	// Anew says that the hop has not been begun on any node.
 	Anew bool
 	// Alone says that the cluster has one node only: nothing can move.
@@ -44,9 +48,10 @@ type HopOptions struct {
 // of control planes, of one worker, of the others.
 func (c *Cluster) UpgradePhases(o HopOptions) ([]plan.Phase, error) {
 	inv := c.Inventory
+	o.First = cmp.Or(o.First, c.Seed.Name)
 	all, seed := inventory.Names(inv.Nodes), []string{c.Seed.Name}
 	planes := inventory.Names(inv.ControlPlanes())
-	others := slices.DeleteFunc(slices.Clone(planes), func(n string) bool { return n == c.Seed.Name })
+	others := slices.DeleteFunc(slices.Clone(planes), func(n string) bool { return n == o.First })
 	workers := inventory.Names(inv.Workers())
 	canary := workers[:min(1, len(workers))]
 	node := func(f func(inventory.Node) ([]plan.Step, error)) func(string) ([]plan.Step, error) {
@@ -78,7 +83,7 @@ func (c *Cluster) UpgradePhases(o HopOptions) ([]plan.Phase, error) {
 		{Name: "save-workers", Follows: []string{"agent"}, Nodes: workers, Steps: save},
 		// One after another: a snapshot is work for a member of etcd.
 		{Name: "save", Follows: []string{"agent"}, Nodes: planes, Width: 1, Steps: save},
-		{Name: "control-plane", Needs: []string{"images", "save", "save-workers"}, Nodes: seed, Steps: controlPlane},
+		{Name: "control-plane", Needs: []string{"images", "save", "save-workers"}, Nodes: []string{o.First}, Steps: controlPlane},
 		{Name: "control-planes", Needs: []string{"control-plane"}, Nodes: others, Width: 1, Steps: controlPlane},
 		{Name: "addons", Needs: []string{"control-planes"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{upgrade.Addons(c.upgrade(n, o))}, nil
@@ -163,6 +168,6 @@ func (c *Cluster) upgrade(n inventory.Node, o HopOptions) upgrade.Options {
 	return upgrade.Options{
 		Before: c.hooks(hooks.BeforeUpgrade, n, o.From), After: c.hooks(hooks.AfterUpgrade, n, o.From),
 		Inventory: c.Inventory, Node: n, From: o.From, API: c.API(), Local: c.through(n.Name), Kocli: kocliPath(),
-		First: n.Name == c.Seed.Name, Components: o.Components, Drain: o.Drain, Anew: o.Anew, Alone: o.Alone,
+		First: n.Name == o.First, Components: o.Components, Drain: o.Drain, Anew: o.Anew, Alone: o.Alone,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/version"
@@ -134,6 +135,11 @@ func (s controlPlane) healthy(ctx context.Context, h host.Host) error {
 	if err := s.running(ctx, s.Local.Dial); err != nil {
 		return err
 	}
+	return s.etcdHealthy(ctx, h)
+}
+
+// etcdHealthy returns nil when all members are, or etcd is elsewhere.
+func (s controlPlane) etcdHealthy(ctx context.Context, h host.Host) error {
 	v, err := etcd.Look(ctx, h)
 	if errors.Is(err, etcd.ErrNone) || s.Inventory.ExternalEtcd() != nil {
 		return nil
@@ -144,6 +150,26 @@ func (s controlPlane) healthy(ctx context.Context, h host.Host) error {
 	return v.Healthy(ctx)
 }
 
+// calm returns nil when nothing is in the way of kubeadm, which does not wait: all
+// control planes are ready, and etcd is well. Where it was interrupted, they come back
+// in a minute.
+func (s controlPlane) calm(ctx context.Context, h host.Host) error {
+	c, err := s.API.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range nodes {
+		if ok, why := kube.NodeCondition(&nodes[i]); !ok && slices.Contains(kube.NodeRoles(&nodes[i]), "control-plane") {
+			return fmt.Errorf("node %s is not ready: %s", nodes[i].Name, why)
+		}
+	}
+	return s.etcdHealthy(ctx, h)
+}
+
 func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 	todo, err := s.check(ctx, h)
 	if err != nil || len(todo) == 0 {
@@ -151,6 +177,16 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 	}
 	if err := s.complete(ctx, h); err != nil {
 		return err
+	}
+	begun, err := exists(ctx, h, kubeadm.UpgradeConfigPath)
+	if err != nil {
+		return err
+	}
+	if err := s.within(ctx, s.limit(), func(ctx context.Context) error { return s.calm(ctx, h) }); err != nil {
+		if begun && !lost(ctx, err) {
+			return s.rollBack(ctx, h, err)
+		}
+		return fault.New(fault.Failure, logsHint(h.Name()), fmt.Errorf("before the control plane of %s is upgraded: %w", s.Node.Name, err))
 	}
 	if err := s.putConfig(ctx, h, kubeadm.UpgradeConfigPath); err != nil {
 		return err

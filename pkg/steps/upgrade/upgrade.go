@@ -88,8 +88,9 @@ func SnapshotPath(version string) string { return path.Join(SavedDir(version), "
 
 func (o Options) saved(file string) string { return path.Join(SavedDir(o.to()), file) }
 
-// Unfinished reports whether an upgrade was interrupted in its work on a node.
-func Unfinished(ctx context.Context, r host.Reader) (bool, error) {
+// Unfinished reports whether an upgrade was interrupted in its work on a node: on its
+// control plane, or on its kubelet.
+func Unfinished(ctx context.Context, r host.Reader) (controlPlane, kubelet bool, err error) {
 	var found [2]bool
 	var errs [2]error
 	var wg sync.WaitGroup
@@ -97,7 +98,7 @@ func Unfinished(ctx context.Context, r host.Reader) (bool, error) {
 		wg.Go(func() { found[i], errs[i] = exists(ctx, r, p) })
 	}
 	wg.Wait()
-	return found[0] || found[1], errors.Join(errs[:]...)
+	return found[0], found[1], errors.Join(errs[:]...)
 }
 
 // exists reports whether there is something at a path.
