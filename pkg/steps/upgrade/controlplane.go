@@ -150,6 +150,29 @@ func (s controlPlane) etcdHealthy(ctx context.Context, h host.Host) error {
 	return v.Healthy(ctx)
 }
 
+// kubeadmTries is how often kubeadm is asked where its own look at the cluster fails:
+// a node that has just lost its API server is called ready for most of a minute, and
+// not ready for a moment afterwards.
+const kubeadmTries = 3
+
+func (s controlPlane) kubeadm(ctx context.Context, h host.Host, argv []string) error {
+	var err error
+	for range kubeadmTries {
+		err = kubeadmrun.Run(ctx, h, argv...)
+		if err == nil || !strings.Contains(err.Error(), "[ERROR ControlPlaneNodesReady]") && !strings.Contains(err.Error(), "[ERROR CreateJob]") {
+			return err
+		}
+		if werr := s.waitCalm(ctx, h); werr != nil {
+			return errors.Join(err, werr)
+		}
+	}
+	return err
+}
+
+func (s controlPlane) waitCalm(ctx context.Context, h host.Host) error {
+	return s.within(ctx, s.limit(), func(ctx context.Context) error { return s.calm(ctx, h) })
+}
+
 // calm returns nil when nothing is in the way of kubeadm, which does not wait: all
 // control planes are ready, and etcd is well. Where it was interrupted, they come back
 // in a minute.
@@ -167,6 +190,13 @@ func (s controlPlane) calm(ctx context.Context, h host.Host) error {
 			return fmt.Errorf("node %s is not ready: %s", nodes[i].Name, why)
 		}
 	}
+	own, err := s.Local.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	if err := own.Ready(ctx); err != nil {
+		return fmt.Errorf("the API server of %s is not ready: %w", s.Node.Name, err)
+	}
 	return s.etcdHealthy(ctx, h)
 }
 
@@ -182,7 +212,7 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
-	if err := s.within(ctx, s.limit(), func(ctx context.Context) error { return s.calm(ctx, h) }); err != nil {
+	if err := s.waitCalm(ctx, h); err != nil {
 		if begun && !lost(ctx, err) {
 			return s.rollBack(ctx, h, err)
 		}
@@ -195,7 +225,7 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 	if s.First {
 		argv = []string{"upgrade", "apply", s.to(), "--yes", "--config", kubeadm.UpgradeConfigPath}
 	}
-	err = kubeadmrun.Run(ctx, h, argv...)
+	err = s.kubeadm(ctx, h, argv)
 	if err == nil {
 		err = s.within(ctx, s.limit(), func(ctx context.Context) error { return s.healthy(ctx, h) })
 		if err != nil {
