@@ -119,6 +119,25 @@ func TestUpgrade_order(t *testing.T) {
 	}
 }
 
+// The control plane that an interrupted run left goes before all others.
+func TestUpgrade_theUnfinishedOneGoesFirst(t *testing.T) {
+	l := newUpgradeLab(t, "vip")
+	cp := inventory.Names(l.inv.ControlPlanes())
+	phases, err := l.cluster.UpgradePhases(workflow.HopOptions{From: archivetest.Kubernetes, First: cp[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(name string) plan.Phase {
+		return phases[slices.IndexFunc(phases, func(p plan.Phase) bool { return p.Name == name })]
+	}
+	if got := of("control-plane").Nodes; !slices.Equal(got, cp[1:2]) {
+		t.Errorf("first: %v", got)
+	}
+	if got := of("control-planes"); !slices.Equal(got.Nodes, []string{cp[0], cp[2]}) || got.Width != 1 {
+		t.Errorf("then: %+v", got.Nodes)
+	}
+}
+
 func TestUpgrade_pauses(t *testing.T) {
 	l := newUpgradeLab(t, "vip")
 	workers := inventory.Names(l.inv.Workers())

@@ -438,6 +438,40 @@ func TestDrain_givesTheNodeBackWhereABudgetHolds(t *testing.T) {
 	}
 }
 
+// kubeadm does not wait for a control plane that comes back: kocli does, and asks it
+// again where a node was called ready too long.
+func TestControlPlane_waitsForOthersToComeBack(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.atWork(x.cp, "kubeadm")
+	x.api.AddControlPlane("cp-2")
+	ready := func(status string) {
+		o := x.api.Get("nodes", "", "cp-2")
+		o["status"] = kubetest.Object{"conditions": []any{kubetest.Object{"type": "Ready", "status": status, "message": "its API server is away"}}}
+		x.api.Put("nodes", "", "cp-2", o)
+	}
+	runs := 0
+	x.cp.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		if argv[0] != "flock" {
+			return hosttest.Reply{}, false
+		}
+		if o := x.api.Get("nodes", "", "cp-2"); !strings.Contains(fmt.Sprint(o["status"]), "True") {
+			t.Error("kubeadm was run while cp-2 was away")
+		}
+		if runs++; runs > 1 {
+			return hosttest.Reply{}, false
+		}
+		ready("False")
+		time.AfterFunc(200*time.Millisecond, func() { ready("True") })
+		return hosttest.Reply{Stderr: "\t[ERROR ControlPlaneNodesReady]: there are NotReady control-planes in the cluster: [cp-2]\n", Code: 1}, true
+	})
+	ready("False")
+	time.AfterFunc(200*time.Millisecond, func() { ready("True") })
+	if err := upgrade.ControlPlane(x.options(x.cp)).Apply(t.Context(), x.cp); err != nil || runs != 2 {
+		t.Errorf("%v, %d runs", err, runs)
+	}
+}
+
 func TestControlPlane_doesNotRollBackWhatWasInterrupted(t *testing.T) {
 	x := newWorld(t)
 	defer x.api.Close()
