@@ -3,9 +3,15 @@
 // data; pkg/archive/catalogue reads it. A leaf: it imports nothing of kocli.
 package bundle
 
-import _ "embed" // for Catalogue
+import _ "embed" // for the files
 
 // Catalogue is catalogue.yaml.
 //
 //go:embed catalogue.yaml
 var Catalogue []byte
+
+// Upgrades is upgrades.yaml: what goes away with each version of Kubernetes.
+// pkg/upgrade reads it.
+//
+//go:embed upgrades.yaml
+var Upgrades []byte

@@ -5,6 +5,8 @@
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${KOCLI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kocli}
 kubernetes=${KOCLI_KUBERNETES:-v1.36.3}
+# shellcheck disable=SC2034 # of the scripts that upgrade
+next_kubernetes=${KOCLI_NEXT_KUBERNETES:-v1.37.2}
 kocli=$repo/bin/kocli
 lab=$repo/scripts/lab/lab.sh
 
@@ -25,6 +27,7 @@ bundle_build() {
 	else
 		say "bundle: components built from pinned Go modules (upstream's releases cannot be reached)"
 		"$repo/scripts/upstream/build.sh" all >&2
+		"$repo/scripts/upstream/build.sh" kubernetes "$kubernetes" >&2
 		args=(--mirror "$("$repo/scripts/upstream/serve.sh" start | tail -1)" --update-lock)
 	fi
 	"$kocli" bundle build -f "$work/bundle.yaml" --to "$out" --cache "$cache/bundle" "${args[@]}"

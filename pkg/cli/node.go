@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/host/containerd"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/forward"
@@ -111,7 +112,23 @@ func (a *app) onHostCommands() []*cobra.Command {
 	}
 	lend.Flags().StringVar(&at, "listen", "", "`address` to listen on")
 	lend.Flags().StringSliceVar(&to, "to", nil, "`addresses` to try, in this order")
+	var snapshotTo string
+	snapshot := &cobra.Command{
+		Use: "snapshot", Short: "Write the data of this host's etcd to a file", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v, err := etcd.Local()
+			if err != nil {
+				return err
+			}
+			size, err := v.SnapshotFile(cmd.Context(), snapshotTo)
+			if err == nil {
+				printf(a.Out, "%d\n", size)
+			}
+			return err
+		},
+	}
+	snapshot.Flags().StringVar(&snapshotTo, "to", "", "`file` to write, with mode 0600")
 	images.Flags().StringVar(&speaks, "protocol", "", "`version` of the stream")
 	images.Flags().StringVar(&address, "address", containerd.Address, "`socket` of containerd")
-	return []*cobra.Command{check, receive, relay, apply, lane, images, lend, a.onHostBackupCommand(), a.onHostRestoreCommand()}
+	return []*cobra.Command{check, receive, relay, apply, lane, images, lend, snapshot, a.onHostBackupCommand(), a.onHostRestoreCommand()}
 }

@@ -18,6 +18,7 @@ const (
 	defaultAuditMaxSize     = 100
 	defaultMaxUnavailable   = "1"
 	defaultDrainTimeout     = "10m"
+	defaultHookTimeout      = "5m"
 )
 
 // Default fills in what the user left out. What a host leaves out of its ssh
@@ -55,6 +56,12 @@ func Default(c *v1alpha1.Cluster) {
 	bastion(s.SSH.Bastion)
 	def(&s.Maintenance.MaxUnavailable, defaultMaxUnavailable)
 	def(&s.Maintenance.DrainTimeout, defaultDrainTimeout)
+	for _, list := range [][]v1alpha1.Hook{s.Hooks.BeforeUpgrade, s.Hooks.AfterUpgrade} {
+		for i := range list {
+			def(&list[i].On, v1alpha1.HookOnOperator)
+			def(&list[i].Timeout, defaultHookTimeout)
+		}
+	}
 	yes(&s.OS.ManageHosts)
 	yes(&s.OS.ManageSwap)
 	yes(&s.OS.InstallPackages)

@@ -33,6 +33,8 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, validateContainerd(&c.Spec.Runtime.Containerd, spec.Child("runtime", "containerd"))...)
 	all = append(all, validateHosts(&c.Spec, spec.Child("hosts"))...)
 	all = append(all, validateMaintenance(&c.Spec.Maintenance, spec.Child("maintenance"))...)
+	all = append(all, validateHooks(c.Spec.Hooks.BeforeUpgrade, spec.Child("hooks", "beforeUpgrade"))...)
+	all = append(all, validateHooks(c.Spec.Hooks.AfterUpgrade, spec.Child("hooks", "afterUpgrade"))...)
 	all = append(all, noBlanks(c.Spec.Preflight.Ignore, spec.Child("preflight", "ignore"))...)
 	all = append(all, validateBackup(&c.Spec.Backup, spec.Child("backup"))...)
 	all = append(all, validateReserved(&c.Spec, spec)...)
@@ -125,6 +127,21 @@ func parseVersion(v string) (minor int, ok bool) {
 		return -1, true
 	}
 	return n[1], true
+}
+
+func validateHooks(list []v1alpha1.Hook, p *field.Path) field.ErrorList {
+	var all field.ErrorList
+	for i, h := range list {
+		at := p.Index(i)
+		if len(h.Command) == 0 || h.Command[0] == "" {
+			all = append(all, field.Required(at.Child("command"), "a program and its arguments"))
+		}
+		all = append(all, oneOf(h.On, at.Child("on"), v1alpha1.HookOnOperator, v1alpha1.HookOnHost)...)
+		if err := h.Timeout.Check(); err != nil {
+			all = append(all, field.Invalid(at.Child("timeout"), string(h.Timeout), err.Error()))
+		}
+	}
+	return all
 }
 
 func validateAudit(a *v1alpha1.Audit, p *field.Path) field.ErrorList {

@@ -73,6 +73,9 @@ func (m Member) At(name, ip string) bool {
 type Health struct {
 	Member
 	Err error // nil: it answers, and knows a leader
+	// Size is what its data takes, and Quota what it may, in bytes; zero where it did
+	// not say.
+	Size, Quota int64
 }
 
 // View looks at etcd through one node.
@@ -261,25 +264,37 @@ func (v *View) Health(ctx context.Context) ([]Health, error) {
 	out := make([]Health, len(members))
 	var wg sync.WaitGroup
 	for i, m := range members {
-		wg.Go(func() { out[i] = Health{Member: m, Err: v.ask(ctx, m)} })
+		wg.Go(func() { out[i] = v.ask(ctx, m) })
 	}
 	wg.Wait()
 	return out, ctx.Err()
 }
 
 // ask asks one member how it is.
-func (v *View) ask(ctx context.Context, m Member) error {
+func (v *View) ask(ctx context.Context, m Member) Health {
+	h := Health{Member: m}
 	if !m.Started {
-		return errors.New("it has not started yet")
+		h.Err = errors.New("it has not started yet")
+		return h
 	}
-	return v.status(ctx, m.ClientURLs[0])
+	var s *clientv3.StatusResponse
+	if s, h.Err = v.asked(ctx, m.ClientURLs[0]); s != nil {
+		h.Size, h.Quota = s.DbSize, s.DbSizeQuota
+	}
+	return h
 }
 
-// status asks the member at an endpoint how it is.
+// status returns nil when the member at an endpoint is well.
 func (v *View) status(ctx context.Context, endpoint string) error {
+	_, err := v.asked(ctx, endpoint)
+	return err
+}
+
+// asked asks the member at an endpoint how it is.
+func (v *View) asked(ctx context.Context, endpoint string) (*clientv3.StatusResponse, error) {
 	c, err := v.client(endpoint)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = c.Close() }() // nothing is pending
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -287,13 +302,13 @@ func (v *View) status(ctx context.Context, endpoint string) error {
 	s, err := c.Status(ctx, endpoint)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case len(s.Errors) > 0:
-		return errors.New(strings.Join(s.Errors, "; "))
+		return s, errors.New(strings.Join(s.Errors, "; "))
 	case s.Leader == 0:
-		return errors.New("it knows no leader")
+		return s, errors.New("it knows no leader")
 	}
-	return nil
+	return s, nil
 }
 
 // Healthy returns nil when every member that votes is healthy.

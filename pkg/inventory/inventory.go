@@ -153,3 +153,10 @@ func (inv *Inventory) ServiceDNSIP() string {
 
 // Version returns the version of Kubernetes, with its leading v.
 func (inv *Inventory) Version() string { return inv.Spec.Kubernetes.Version }
+
+// At is the same cluster with another version of Kubernetes.
+func (inv *Inventory) At(version string) *Inventory {
+	out := *inv
+	out.Spec.Kubernetes.Version = version
+	return &out
+}

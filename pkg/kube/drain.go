@@ -169,18 +169,31 @@ func (c *Client) tellHeld(ctx context.Context, name string, o DrainOptions) (sto
 // Held says, a line each, which pods of a node are held by which disruption
 // budget, with its numbers.
 func (c *Client) Held(ctx context.Context, node string) ([]string, error) {
-	list, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
-	if err != nil {
-		return nil, fmt.Errorf("list the pods of %s: %w", node, err)
-	}
+	by, err := c.held(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	return by[node], err
+}
+
+// HeldBy is Held for all nodes, by name.
+func (c *Client) HeldBy(ctx context.Context) (map[string][]string, error) {
+	return c.held(ctx, metav1.ListOptions{})
+}
+
+func (c *Client) held(ctx context.Context, which metav1.ListOptions) (map[string][]string, error) {
 	budgets, err := c.Typed.PolicyV1().PodDisruptionBudgets("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list disruption budgets: %w", err)
 	}
-	var out []string
+	out := map[string][]string{}
+	if len(budgets.Items) == 0 {
+		return out, nil
+	}
+	list, err := c.Typed.CoreV1().Pods("").List(ctx, which)
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
 	for i := range list.Items {
 		p := &list.Items[i]
-		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || pinned(p) {
 			continue
 		}
 		for _, b := range budgets.Items {
@@ -188,7 +201,7 @@ func (c *Client) Held(ctx context.Context, node string) ([]string, error) {
 			if err != nil || b.Namespace != p.Namespace || !sel.Matches(labels.Set(p.Labels)) || b.Status.DisruptionsAllowed > 0 {
 				continue
 			}
-			out = append(out, fmt.Sprintf("pod %s/%s is held by PodDisruptionBudget %s (%d of %d healthy, %d wanted, no disruption allowed)",
+			out[p.Spec.NodeName] = append(out[p.Spec.NodeName], fmt.Sprintf("pod %s/%s is held by PodDisruptionBudget %s (%d of %d healthy, %d wanted, no disruption allowed)",
 				p.Namespace, p.Name, b.Name, b.Status.CurrentHealthy, b.Status.ExpectedPods, b.Status.DesiredHealthy))
 		}
 	}

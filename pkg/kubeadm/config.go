@@ -26,6 +26,10 @@ const (
 	etcdTimeout         = 4 * time.Minute
 )
 
+// upgradeManifestsTimeout is how long kubeadm gives each static pod to be replaced in
+// an upgrade, before it puts the old ones back.
+const upgradeManifestsTimeout = 5 * time.Minute
+
 // The time that kubeadm waits in a join for what is there at once where nothing
 // is wrong: a join that hangs ends in minutes, and is looked into. A worker waits
 // for nothing but the API; the kubelet of a control plane waits for the API

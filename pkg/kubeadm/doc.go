@@ -20,6 +20,12 @@ const (
 	// bootstrap token: mode 0600, and removed after use.
 	InitConfigPath = ConfigDir + "/kubeadm-init.yaml"
 	JoinConfigPath = ConfigDir + "/kubeadm-join.yaml"
+	// UpgradeConfigPath is kubeadm's --config of an upgrade. It is there before kubeadm
+	// runs and goes when the node is healthy: where it was left, the upgrade did not
+	// come to its end.
+	UpgradeConfigPath = ConfigDir + "/kubeadm-upgrade.yaml"
+	// UpgradeKubeletConfigPath is the same for the kubelet of a node.
+	UpgradeKubeletConfigPath = ConfigDir + "/kubeadm-upgrade-kubelet.yaml"
 	// DiscoveryPath holds Discovery: how a joining node finds and trusts the API.
 	DiscoveryPath = ConfigDir + "/discovery.conf"
 	// AuditPolicyPath holds AuditPolicy, where auditing is enabled.
@@ -67,6 +73,16 @@ const (
 	// EtcdManifestPath and APIServerManifestPath are static pods of kubeadm's.
 	EtcdManifestPath      = ManifestsDir + "/etcd.yaml"
 	APIServerManifestPath = ManifestsDir + "/kube-apiserver.yaml"
+	// KubeletDir is the kubelet's own folder. KubeletConfigPath and KubeletFlagsPath in
+	// it are what kubeadm writes for it.
+	KubeletDir        = "/var/lib/kubelet"
+	KubeletConfigPath = KubeletDir + "/config.yaml"
+	KubeletFlagsPath  = KubeletDir + "/kubeadm-flags.env"
+	// TmpDir is where kubeadm leaves copies in an upgrade: of manifests, of the kubelet's
+	// configuration, and of all the data of etcd.
+	TmpDir = "/etc/kubernetes/tmp"
+	// PKIDir holds the certificates and keys of a control plane.
+	PKIDir = "/etc/kubernetes/pki"
 	// RestartAPIServerPath says that the API server has not been restarted since what
 	// it reads at its start changed.
 	RestartAPIServerPath = ConfigDir + "/restart-apiserver"

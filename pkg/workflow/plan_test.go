@@ -69,7 +69,7 @@ func newLab(t testing.TB, example string) *lab {
 	facts := map[string]probe.Facts{}
 	for _, n := range inv.Nodes {
 		m := hosttest.OS(hosttest.New(n.Name))
-		m.Install(hosttest.Ctr(), l.api.Kubeadm())
+		m.Install(l.api.Kubelet(), hosttest.Ctr(), l.api.Kubeadm(), kubetest.Snapshot())
 		m.Attach(hosttest.NodeImages())
 		m.OnDial(l.api.Dial)
 		m.Handle(func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
@@ -165,8 +165,14 @@ func (l *lab) writes() int {
 // preview shows a plan as text, and fails the test when looking wrote anything.
 func (l *lab) preview(t *testing.T) string {
 	t.Helper()
+	return l.show(t, l.compile(t, plan.Options{}))
+}
+
+// show is preview of any plan.
+func (l *lab) show(t *testing.T, p *plan.Plan) string {
+	t.Helper()
 	writes, dials := l.writes(), l.dials
-	changes, err := l.compile(t, plan.Options{}).Preview(t.Context(), l)
+	changes, err := p.Preview(t.Context(), l)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 			in.Bundle.Versions = append(in.Bundle.Versions, r.Version)
 		}
 		for _, n := range s.inv.Nodes {
-			if f := facts[n.Name]; !f.Managed {
+			if f := facts[n.Name]; !f.Managed || s.replaces {
 				in.Need[n.Name] = spaceFor(s.payload(n, f))
 			}
 		}

@@ -53,10 +53,35 @@ func (s *Session) sameCluster(ctx context.Context, c *Cluster) error {
 	}
 	m := regexp.MustCompile(`(?m)^\s*image:\s*\S+/kube-apiserver:(v[0-9.]+\S*)`).FindSubmatch(manifest)
 	if m != nil && string(m[1]) != s.inv.Version() {
-		return fault.New(fault.Usage, fmt.Sprintf("set spec.kubernetes.version to %s: this version of kocli does not upgrade yet", m[1]),
+		return fault.New(fault.Usage, fmt.Sprintf("to bring the cluster there: kocli upgrade -f %s --bundle FILE; or set spec.kubernetes.version to %s", s.o.SpecFile, m[1]),
 			fmt.Errorf("the cluster runs Kubernetes %s, and the YAML asks for %s", m[1], s.inv.Version()))
 	}
-	return nil
+	return s.sameKubelets(ctx, r)
+}
+
+// sameKubelets refuses a cluster whose upgrade did not come to its end: programs would
+// be replaced on nodes that are not drained.
+func (s *Session) sameKubelets(ctx context.Context, r host.Reader) error {
+	c, err := s.access.Look(ctx, r)
+	if err != nil {
+		return nil //nolint:nilerr // as for the name
+	}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // as for the name
+	}
+	var behind []string
+	for _, n := range nodes {
+		v := n.Status.NodeInfo.KubeletVersion
+		if _, listed := s.inv.Node(n.Name); listed && v != "" && v != s.inv.Version() {
+			behind = append(behind, n.Name+" ("+v+")")
+		}
+	}
+	if len(behind) == 0 {
+		return nil
+	}
+	return fault.New(fault.Usage, fmt.Sprintf("let it come to its end first: kocli upgrade -f %s --bundle FILE", s.o.SpecFile),
+		fmt.Errorf("an upgrade to %s is under way: kubelets of another version are on %s", s.inv.Version(), strings.Join(behind, ", ")))
 }
 
 // sameName refuses a control plane that belongs to a cluster of another name. One

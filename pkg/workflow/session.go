@@ -79,6 +79,9 @@ type Session struct {
 	binary *KocliBinary // in tests; nil means the running one
 
 	ownResolver bool // a host needs kocli's resolv.conf
+	// replaces says that what is on the hosts already does not count as room that is
+	// taken: another version of it comes beside it.
+	replaces bool
 	// leaving are nodes that are not in the YAML any more and still have to be taken
 	// out; the run can reach them.
 	leaving []inventory.Node

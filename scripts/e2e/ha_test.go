@@ -98,7 +98,10 @@ type prober struct {
 	gap    time.Duration
 }
 
-func probe(url string) *prober {
+func probe(url string) *prober { return probeAt(url + "/readyz") }
+
+// probeAt asks any URL.
+func probeAt(url string) *prober {
 	p := &prober{stop: make(chan struct{}), last: time.Now()}
 	c := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	p.done.Add(1)
@@ -112,7 +115,7 @@ func probe(url string) *prober {
 				return
 			case <-tick.C:
 			}
-			r, err := c.Get(url + "/readyz")
+			r, err := c.Get(url)
 			ok := err == nil && r.StatusCode == http.StatusOK
 			if err == nil {
 				_ = r.Body.Close()

@@ -81,6 +81,9 @@ func command(t *testing.T, user string, args ...string) *exec.Cmd {
 	if args[0] == "create" || args[0] == "plan" || args[0] == "preflight" || joins {
 		all = append(all, "--bundle", env(t, "KOCLI_E2E_BUNDLE"))
 	}
+	if args[0] == "upgrade" {
+		all = append(all, "--yes", "--bundle", env(t, "KOCLI_E2E_NEXT_BUNDLE"))
+	}
 	return exec.Command(env(t, "KOCLI_E2E_KOCLI"), append(all, args[verb:]...)...)
 }
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The journeys: kocli on real hosts, with real sshd, systemd, containerd and
-# kubeadm. KOCLI_E2E_KEEP=1 leaves the lab up; -run REGEX
-# narrows the journeys (with KOCLI_MUST_RUN=/dev/null).
+# kubeadm. KOCLI_E2E_KEEP=1 leaves the lab up; KOCLI_E2E_LONG=1 adds those of upgrade,
+# backup and certificates; -run REGEX narrows the journeys (with KOCLI_MUST_RUN=/dev/null).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/../common.sh"
 
 bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
+next_bundle=$cache/bundle-$next_kubernetes/kocli-$next_kubernetes-amd64.tar
 work=$cache/run/e2e
+tags=e2e list=scripts/must-run-tests.txt json=$cache/e2e.json
 down() { [ -n "${KOCLI_E2E_KEEP:-}" ] || { "$lab" down e2e; rm -rf "$work"; }; }
 failed() {
 	say "a journey failed: logs of all hosts are in $cache/logs/e2e"
@@ -22,6 +24,11 @@ trap 'exit 130' INT TERM
 make -C "$repo" --no-print-directory build >&2
 say "bundle"
 bundle_build "$bundle"
+if [ -n "${KOCLI_E2E_LONG:-}" ]; then
+	say "bundle to upgrade to"
+	kubernetes=$next_kubernetes bundle_build "$next_bundle"
+	tags='e2e long' list=scripts/must-run-journeys-long.txt json=$cache/e2e-long.json
+fi
 "$lab" down e2e
 rm -rf "$work"
 mkdir -p "$work"
@@ -32,7 +39,8 @@ for user in root ops deploy; do cluster_yaml e2e "$user" >"$work/$user.yaml"; do
 say "journeys"
 KOCLI_E2E_ETCD=$("$repo/scripts/upstream/build.sh" etcd)/etcd
 export KOCLI_E2E_ETCD KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
+export KOCLI_E2E_NEXT_BUNDLE=$next_bundle KOCLI_E2E_KUBERNETES=$kubernetes KOCLI_E2E_NEXT=$next_kubernetes
 export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
 cd "$repo"
-go test -tags e2e -count=1 -v -failfast -timeout 60m -json ./scripts/e2e "$@" | tee "$cache/e2e.json" |
-	go run ./scripts/mustrun "${KOCLI_MUST_RUN:-scripts/must-run-tests.txt}" -v || { failed; exit 1; }
+go test -tags "$tags" -count=1 -v -failfast -timeout 60m -json ./scripts/e2e "$@" | tee "$json" |
+	go run ./scripts/mustrun "${KOCLI_MUST_RUN:-$list}" -v || { failed; exit 1; }

@@ -40,6 +40,8 @@ type ClusterSpec struct {
 	Hosts []Host `json:"hosts" jsonschema:"minItems=1"`
 	// How much of the cluster may be away at once while nodes are worked on.
 	Maintenance Maintenance `json:"maintenance,omitempty,omitzero"`
+	// Commands of yours around the work on a node.
+	Hooks Hooks `json:"hooks,omitempty,omitzero"`
 	// Checks that are made before anything is changed.
 	Preflight Preflight `json:"preflight,omitempty,omitzero"`
 	// What kocli may change in the operating system of the hosts.
@@ -111,6 +113,37 @@ type Maintenance struct {
 	// the node. Default: 10m.
 	DrainTimeout Duration `json:"drainTimeout,omitempty" jsonschema:"pattern=^([0-9]+(h|m|s|ms))+$"`
 }
+
+// Hooks are commands around the work on a node. They know it by the variables
+// KOCLI_CLUSTER, KOCLI_NODE, KOCLI_FROM and KOCLI_TO (versions). One that fails, or
+// takes too long, ends the work on the node. Where a run was interrupted they may run
+// again.
+type Hooks struct {
+	// Before the node is drained in an upgrade.
+	BeforeUpgrade []Hook `json:"beforeUpgrade,omitempty"`
+	// After its kubelet is back at the new version, before it takes pods again.
+	AfterUpgrade []Hook `json:"afterUpgrade,omitempty"`
+}
+
+// Hook is one command.
+type Hook struct {
+	// Program and arguments; no shell is asked.
+	Command []string `json:"command" jsonschema:"minItems=1"`
+	// operator: the machine that kocli runs on. host: the node's host, as root.
+	// Default: operator.
+	On HookPlace `json:"on,omitempty" jsonschema:"enum=operator,enum=host"`
+	// How long it may take, as in "5m". Default: 5m.
+	Timeout Duration `json:"timeout,omitempty" jsonschema:"pattern=^([0-9]+(h|m|s|ms))+$"`
+}
+
+// HookPlace is where a hook runs.
+type HookPlace string
+
+// The places of hooks.
+const (
+	HookOnOperator HookPlace = "operator"
+	HookOnHost     HookPlace = "host"
+)
 
 // Preflight tunes the checks that are made before anything is changed.
 type Preflight struct {

@@ -204,7 +204,13 @@ func AddArch(m *archive.Manifest, c Content, arch string) {
 // Write writes the sample into a folder of the test and returns its path.
 func Write(t testing.TB) string {
 	t.Helper()
-	m, c := Sample()
+	return WriteRelease(t, Kubernetes)
+}
+
+// WriteRelease is Write for another version of Kubernetes.
+func WriteRelease(t testing.TB, version string) string {
+	t.Helper()
+	m, c := Release(version)
 	var b bytes.Buffer
 	if _, _, err := archive.Write(&b, m, c.Open); err != nil {
 		t.Fatalf("write sample bundle: %v", err)

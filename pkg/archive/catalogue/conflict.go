@@ -3,6 +3,7 @@ package catalogue
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -36,6 +37,14 @@ func (r Range) holds(v string) bool {
 	}
 	below, err := version.ParseGeneric(r.Below)
 	return err != nil || have.LessThan(below)
+}
+
+// Fits refuses versions of components, for a version of Kubernetes, that are known not
+// to work together.
+func (c *Catalogue) Fits(kubernetes string, components map[string]string) error {
+	all := map[string]string{"kubernetes": kubernetes}
+	maps.Copy(all, components)
+	return c.conflict(Release{Kubernetes: kubernetes, Components: all})
 }
 
 // conflict refuses a release whose versions are known not to work together.

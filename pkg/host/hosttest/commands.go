@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -68,7 +69,12 @@ func coreutils(m *Machine, argv []string, stdin []byte) (string, int, bool) {
 			})
 		}
 	case "sh":
+		if len(argv) > 4 && argv[3] == "kocli-save" {
+			return m.move(append([]string{"cp"}, argv[4:]...))
+		}
 		return m.ledger(argv, stdin)
+	case "cp", "mv":
+		return m.move(argv)
 	case "mkdir":
 		for _, a := range args {
 			if !strings.HasPrefix(a, "-") {
@@ -169,6 +175,43 @@ func rawMode(m fs.FileMode) uint32 {
 		return raw | 0o120000
 	}
 	return raw | 0o100000
+}
+
+// move is cp -a and mv, in the forms that kocli uses: "cp -a --parents -t DIR -- FILE...",
+// "cp -a -T FROM TO" and "mv -T FROM TO".
+func (m *Machine) move(argv []string) (string, int, bool) {
+	if len(argv) > 6 && slices.Equal(argv[:4], []string{"cp", "-a", "--parents", "-t"}) {
+		for _, from := range argv[6:] {
+			if out, code := m.copyTree(from, path.Join(argv[4], from), false); code != 0 {
+				return out, code, true
+			}
+		}
+		return "", 0, true
+	}
+	if i := slices.Index(argv, "-T"); i > 0 && len(argv) == i+3 {
+		out, code := m.copyTree(argv[i+1], argv[i+2], argv[0] == "mv")
+		return out, code, true
+	}
+	return "", 0, false
+}
+
+// copyTree copies a file or folder, or renames it.
+func (m *Machine) copyTree(from, to string, rename bool) (string, int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	from, to = path.Clean(from), path.Clean(to)
+	if _, ok := m.files[from]; !ok {
+		return "cp: cannot stat '" + from + "': No such file or directory\n", 1
+	}
+	for p, f := range maps.Clone(m.files) {
+		if p == from || strings.HasPrefix(p, from+"/") {
+			m.set(to+strings.TrimPrefix(p, from), f)
+			if rename {
+				delete(m.files, p)
+			}
+		}
+	}
+	return "", 0
 }
 
 // ledger does what the scripts of package ledger do.

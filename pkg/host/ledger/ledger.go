@@ -23,6 +23,9 @@ func Root() string { return "/var/lib/kocli" }
 // Path is the ledger's file on a host: one JSON object a line.
 func Path() string { return path.Join(Root(), "ledger.jsonl") }
 
+// UpgradeDir is where an upgrade keeps what it replaces, secrets among it.
+func UpgradeDir() string { return path.Join(Root(), "upgrade") }
+
 // OriginalPath is where the file that stood at name is kept.
 func OriginalPath(name string) string { return path.Join(Root(), "originals", path.Clean("/"+name)) }
 

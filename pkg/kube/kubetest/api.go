@@ -46,6 +46,13 @@ type API struct {
 	Budget func(pod Object) bool
 	// BeforeWrite is called when a write has arrived and nothing is done yet.
 	BeforeWrite func()
+	// Refresh is called before anything is read: what controllers and kubelets have
+	// done meanwhile. It may write with Put.
+	Refresh func()
+	// Unready is why the API server is not ready; nil means that it is.
+	Unready func() error
+	// Metrics is what the API server says of itself.
+	Metrics string
 	// BeforeRead is called when a path is read; nil where nobody counts.
 	BeforeRead func(path string)
 
@@ -56,6 +63,7 @@ type API struct {
 	objects map[key]Object
 	version int
 	silent  bool
+	release string // of Kubernetes
 }
 
 type key struct{ resource, namespace, name string }
@@ -93,7 +101,7 @@ func kinds() []kind {
 // New starts an API with the namespaces that every cluster has. Its writes
 // count on wire.
 func New(wire *hosttest.Wire) *API {
-	a := &API{wire: wire, objects: map[key]Object{}}
+	a := &API{wire: wire, objects: map[key]Object{}, release: "v1.36.3"}
 	for _, ns := range []string{"default", "kube-system", "kube-public"} {
 		a.Put("namespaces", "", ns, Object{})
 	}
@@ -131,6 +139,20 @@ func (a *API) Silence(silent bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.silent = silent
+}
+
+// Release is the version of Kubernetes that the API server says it is.
+func (a *API) Release() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.release
+}
+
+// SetRelease has the API server say that it is another version.
+func (a *API) SetRelease(version string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.release = version
 }
 
 // Put stores an object as a controller would, without counting it.
@@ -302,6 +324,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	if r.Method == http.MethodGet {
+		if a.Refresh != nil {
+			a.Refresh()
+		}
 		if a.BeforeRead != nil {
 			a.BeforeRead(r.URL.Path)
 		}
@@ -328,10 +353,19 @@ type request struct {
 func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/readyz", "/livez", "/healthz":
+		if a.Unready != nil {
+			if err := a.Unready(); err != nil {
+				fail(w, http.StatusInternalServerError, metav1.StatusReasonInternalError, err.Error())
+				return
+			}
+		}
 		_, _ = io.WriteString(w, "ok")
 		return
+	case "/metrics":
+		_, _ = io.WriteString(w, a.Metrics)
+		return
 	case "/version":
-		respond(w, http.StatusOK, map[string]string{"major": "1", "minor": "36", "gitVersion": "v1.36.3"})
+		respond(w, http.StatusOK, map[string]string{"major": "1", "gitVersion": a.Release()})
 		return
 	}
 	if discovery(w, r.URL.Path) {
@@ -419,7 +453,7 @@ func (a *API) serveList(w http.ResponseWriter, r *http.Request, q request) {
 func fieldsOf(o Object) fields.Set {
 	spec, _ := o["spec"].(Object)
 	node, _ := spec["nodeName"].(string)
-	return fields.Set{"spec.nodeName": node, "metadata.name": fmt.Sprint(metadata(o)["name"])}
+	return fields.Set{"spec.nodeName": node, "metadata.name": fmt.Sprint(metadata(o)["name"]), "type": fmt.Sprint(o["type"])}
 }
 
 func (a *API) proxy(w http.ResponseWriter, r *http.Request, q request) {

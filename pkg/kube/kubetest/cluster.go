@@ -23,8 +23,13 @@ type Cluster struct {
 	// Phase is called before a phase of kubeadm join, where it is set.
 	Phase func(node, phase string)
 
+	// Broken reports whether a static pod of a control plane, or the kubelet of a node,
+	// does not come up at a version; nil means that all do.
+	Broken func(node, component, version string) bool
+
 	mu     sync.Mutex
-	config string // what kubeadm init was told, as ClusterConfiguration
+	hosts  []*hosttest.Machine // that have a control plane
+	config string              // what kubeadm init was told, as ClusterConfiguration
 	// halt is how many more of kubeadm's effects happen before the connection is
 	// cut, as when a host loses its power; negative means all.
 	halt int
@@ -54,6 +59,7 @@ const Corefile = `.:53 {
 func NewCluster(wire *hosttest.Wire) *Cluster {
 	c := &Cluster{API: New(wire), Etcd: &Etcd{wire: wire}, halt: -1}
 	c.React = c.control
+	c.Refresh = c.mirror
 	c.Pod = func(pod Object, p, _ string) (string, int) {
 		node, _ := pod["spec"].(Object)["nodeName"].(string)
 		if p == "/node" {
@@ -158,6 +164,9 @@ func (c *Cluster) Kubeadm() hosttest.Program {
 			return hosttest.Reply{}, false
 		}
 		args := argv[i+1:]
+		if args[0] == "upgrade" && (len(args) < 4 || args[3] != "kubelet-config" || slices.Contains(args, "--config")) {
+			return c.upgrade(m, args), true
+		}
 		if args[0] == "reset" {
 			c.run(m, resetEffects(ctx, m))
 			return hosttest.Reply{}, true
@@ -277,8 +286,8 @@ func (c *Cluster) initEffects(m *hosttest.Machine, config string) []effect {
 		file("/etc/kubernetes/pki/ca.crt", "CA"), file("/etc/kubernetes/pki/ca.key", "KEY"),
 		c.certificate(m, own),
 		file("/etc/kubernetes/admin.conf", c.conf()), file("/etc/kubernetes/kubelet.conf", c.conf()),
-		file("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver"),
-		func() { c.AddControlPlane(m.Name()) },
+		func() { c.manifests(m, parse1(own).KubernetesVersion) },
+		func() { c.AddControlPlane(m.Name()); c.kubeletOf(m) },
 		func() {
 			c.Put("configmaps", "kube-system", "kubelet-config", Object{"data": Object{"kubelet": document(config, "KubeletConfiguration")}})
 		},

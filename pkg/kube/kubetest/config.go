@@ -19,6 +19,7 @@ import (
 type settings struct {
 	Kind                 string `json:"kind"`
 	ControlPlaneEndpoint string `json:"controlPlaneEndpoint"`
+	KubernetesVersion    string `json:"kubernetesVersion"`
 	APIServer            struct {
 		CertSANs []string `json:"certSANs"`
 	} `json:"apiServer"`

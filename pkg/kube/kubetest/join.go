@@ -61,7 +61,7 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 		}
 	case "control-plane-prepare/control-plane":
 		if controlPlane {
-			return []effect{write("/etc/kubernetes/manifests/kube-apiserver.yaml", "apiserver")}, nil
+			return []effect{func() { c.manifests(m, parse1(c.remembered()).KubernetesVersion) }}, nil
 		}
 	case "kubelet-start":
 		if n := c.Get("nodes", "", m.Name()); n != nil {
@@ -79,7 +79,7 @@ func (c *Cluster) joinEffects(m *hosttest.Machine, config, phase string) ([]effe
 		return c.bootstrapEffects(m, controlPlane)
 	case "control-plane-join/mark-control-plane":
 		if controlPlane {
-			return []effect{func() { c.AddControlPlane(m.Name()) }}, nil
+			return []effect{func() { c.AddControlPlane(m.Name()); c.kubeletOf(m) }}, nil
 		}
 	}
 	return nil, nil
@@ -105,6 +105,7 @@ func (c *Cluster) bootstrapEffects(m *hosttest.Machine, controlPlane bool) ([]ef
 		func() {
 			if c.Get("nodes", "", m.Name()) == nil {
 				c.AddNode(m.Name())
+				c.kubeletOf(m)
 			}
 		},
 		func() { m.Delete(bootstrapConf) },

@@ -222,8 +222,10 @@ func undo(ctx context.Context, h host.Host) error {
 		return err
 	}
 	if keep {
-		if err := h.Remove(ctx, fanout.Root()); err != nil {
-			return err
+		for _, dir := range []string{fanout.Root(), ledger.UpgradeDir()} {
+			if err := h.Remove(ctx, dir); err != nil {
+				return err
+			}
 		}
 		return keepRuntimeEntries(ctx, h, book)
 	}
@@ -234,7 +236,7 @@ func undo(ctx context.Context, h host.Host) error {
 // last removes kocli's own folders, what flannel's pod installed, and folders
 // that kocli made, when they are empty. The ledger is the last file to go.
 const last = `cd /
-rm -rf -- /etc/kubernetes/kocli /var/log/pods /var/log/containers /var/log/kubernetes; rm -f -- /opt/cni/bin/flannel
+rm -rf -- /etc/kubernetes/kocli /etc/kubernetes/tmp /var/log/pods /var/log/containers /var/log/kubernetes; rm -f -- /opt/cni/bin/flannel
 rmdir -p --ignore-fail-on-non-empty -- /etc/containerd/certs.d/_default /opt/cni/bin /etc/cni/net.d /var/lib/cni/networks /var/lib/cni/results /etc/systemd/system/kubelet.service.d /etc/kubernetes/manifests /etc/kubernetes 2>/dev/null || :
 rm -f /run/kocli-kubeadm.lock /etc/systemd/logind.conf.d/99-kubelet.conf
 find "$1" -mindepth 1 -not -name ledger.jsonl -delete 2>/dev/null || :

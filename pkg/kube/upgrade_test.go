@@ -1,0 +1,172 @@
+package kube_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kube/kubetest"
+)
+
+// upgrading is a cluster with a node, and its client.
+func upgrading(t *testing.T) (*kubetest.Cluster, *kube.Client) {
+	t.Helper()
+	m := hosttest.New("cp-1")
+	c := kubetest.NewCluster(m.Wire)
+	t.Cleanup(c.Close)
+	m.OnDial(c.Dial)
+	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	c.AddControlPlane("cp-1")
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		m.Write("/etc/kubernetes/manifests/"+name+".yaml", 0o600, "image: registry.k8s.io/"+name+":v1.36.3\n")
+	}
+	c.Watch(m)
+	client, err := kube.NewAccess().Dial(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, client
+}
+
+func TestCordonFor_marksInTheSameWriteAndLeavesOthersAlone(t *testing.T) {
+	c, client := upgrading(t)
+	for range 2 {
+		if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := client.Node(t.Context(), "cp-1")
+	if err != nil || !n.Spec.Unschedulable || !kube.CordonedByUs(n) {
+		t.Fatalf("%+v, %v", n, err)
+	}
+	if err := client.UncordonOurs(t.Context(), "cp-1"); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ = client.Node(t.Context(), "cp-1"); n.Spec.Unschedulable || kube.CordonedByUs(n) {
+		t.Errorf("%+v", n.Spec)
+	}
+	// By the operator.
+	if _, err := client.Cordon(t.Context(), "cp-1", true); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []func() error{
+		func() error { return client.CordonFor(t.Context(), "cp-1", "upgrade") },
+		func() error { return client.UncordonOurs(t.Context(), "cp-1") },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, _ = client.Node(t.Context(), "cp-1"); !n.Spec.Unschedulable || kube.CordonedByUs(n) {
+		t.Errorf("what the operator cordoned: %+v", n)
+	}
+	if err := client.CordonFor(t.Context(), "nobody", "upgrade"); err == nil {
+		t.Error("a node that is not there")
+	}
+	// The kubelet reports while it is being cordoned.
+	if _, err := client.Cordon(t.Context(), "cp-1", false); err != nil {
+		t.Fatal(err)
+	}
+	reports := 3
+	c.BeforeWrite = func() {
+		if reports--; reports >= 0 {
+			c.Put("nodes", "", "cp-1", c.Get("nodes", "", "cp-1"))
+		}
+	}
+	if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestControlPlaneAt(t *testing.T) {
+	c, client := upgrading(t)
+	at := func(want string) func(string) bool { return func(v string) bool { return v == want } }
+	if err := client.ControlPlaneAt(t.Context(), "cp-1", at("v1.36.3")); err != nil {
+		t.Error(err)
+	}
+	if err := client.ControlPlaneAt(t.Context(), "cp-1", at("v1.37.2")); err == nil || !strings.Contains(err.Error(), "is still at v1.36.3") {
+		t.Error(err)
+	}
+	if err := client.ControlPlaneAt(t.Context(), "cp-2", at("v1.36.3")); err == nil || !strings.Contains(err.Error(), "kube-apiserver of cp-2 is not there") {
+		t.Error(err)
+	}
+	c.Broken = func(_, component, _ string) bool { return component == "kube-scheduler" }
+	if err := client.ControlPlaneAt(t.Context(), "cp-1", at("v1.36.3")); err == nil || !strings.Contains(err.Error(), "kube-scheduler-cp-1") {
+		t.Error(err)
+	}
+	if got, err := client.APIServers(t.Context()); err != nil || got["cp-1"] != "v1.36.3" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestDeprecatedRequests_readsTheMetric(t *testing.T) {
+	c, client := upgrading(t)
+	c.Metrics = `# HELP apiserver_requested_deprecated_apis [STABLE] Gauge of deprecated APIs that have been requested
+apiserver_requested_deprecated_apis{group="networking.k8s.io",removed_release="1.37",resource="ipaddresses",subresource="",version="v1beta1"} 1
+apiserver_requested_deprecated_apis{group="networking.k8s.io",removed_release="1.37",resource="ipaddresses",subresource="",version="v1beta1"} 1
+apiserver_requested_deprecated_apis{group="",removed_release="",resource="endpoints",subresource="",version="v1"} 1
+apiserver_requested_deprecated_apis{group="x.k8s.io",removed_release="1.40",resource="ys",subresource="status",version="v1"} 1
+apiserver_request_total{code="200"} 7
+`
+	got, err := client.DeprecatedRequests(context.WithoutCancel(t.Context()))
+	if err != nil || len(got) != 2 || got[0].API != "networking.k8s.io/v1beta1 ipaddresses" || got[0].Removed != "1.37" || got[1].API != "x.k8s.io/v1 ys/status" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestWrittenThrough(t *testing.T) {
+	c, client := upgrading(t)
+	for _, name := range []string{"a", "b"} {
+		c.Put("configmaps", "default", name, kubetest.Object{"metadata": kubetest.Object{"managedFields": []any{kubetest.Object{"manager": "x", "apiVersion": map[string]string{"a": "policy/v1", "b": "policy/v1beta1"}[name]}}}})
+		c.Put("poddisruptionbudgets", "default", name, c.Get("configmaps", "default", name))
+	}
+	some, count, err := client.WrittenThrough(t.Context(), "policy", "v1", "poddisruptionbudgets")
+	if err != nil || count != 1 || some[0] != "default/a" {
+		t.Errorf("%v, %d, %v", some, count, err)
+	}
+	if some, count, err := client.WrittenThrough(t.Context(), "gone.k8s.io", "v1", "things"); err != nil || count != 0 || some != nil {
+		t.Errorf("an API that is not served: %v, %d, %v", some, count, err)
+	}
+}
+
+// release is what Helm keeps, in the Secret's own encoding besides.
+func release(t *testing.T, manifest string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	raw, err := json.Marshal(map[string]string{"name": "shop", "manifest": manifest})
+	if err == nil {
+		_, err = z.Write(raw)
+	}
+	if err = errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(b.Bytes())))
+}
+
+func TestHelmObjects_readsReleasesThatAreDeployed(t *testing.T) {
+	c, client := upgrading(t)
+	put := func(name, status, data string) {
+		c.Put("secrets", "default", name, kubetest.Object{
+			"metadata": kubetest.Object{"labels": kubetest.Object{"owner": "helm", "status": status, "name": "shop"}}, "type": "helm.sh/release.v1",
+			"data": kubetest.Object{"release": data},
+		})
+	}
+	const manifest = "---\n# Source: a.yaml\napiVersion: networking.k8s.io/v1beta1\nkind: ServiceCIDR\nmetadata: {name: more}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: shop}\n---\n"
+	put("sh.helm.release.v1.shop.v2", "deployed", release(t, manifest))
+	put("sh.helm.release.v1.shop.v1", "superseded", release(t, strings.ReplaceAll(manifest, "more", "old")))
+	put("damaged", "deployed", "AAAA")
+	got, err := client.HelmObjects(t.Context())
+	want := []kube.HelmObject{{Release: "default/shop", GroupVersion: "networking.k8s.io/v1beta1", Resource: "servicecidrs", Name: "more"}, {Release: "default/shop", GroupVersion: "v1", Resource: "services", Name: "shop"}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

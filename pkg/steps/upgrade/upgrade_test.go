@@ -1,0 +1,493 @@
+package upgrade_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kube/kubetest"
+	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/plan/plantest"
+	"github.com/kocli/kocli/pkg/steps/upgrade"
+)
+
+const (
+	from = "v1.36.3"
+	to   = "v1.37.2"
+)
+
+// world is a cluster of one version, a control plane and a worker, and what the steps
+// of an upgrade need for one of them.
+type world struct {
+	api   *kubetest.Cluster
+	cp, w *hosttest.Machine
+	inv   *inventory.Inventory
+}
+
+func program(name, version string) string { return "the program " + name + " " + version }
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	c, err := config.Read("test", strings.NewReader(`
+apiVersion: kocli.io/v1alpha1
+kind: Cluster
+metadata: {name: c}
+spec:
+  kubernetes: {version: `+to+`}
+  hosts:
+    - {name: cp-1, address: 10.0.0.1, roles: [control-plane], kubelet: {maxPods: 50}}
+    - {name: w-1, address: 10.0.0.2}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := inventory.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &world{inv: inv}
+	wire := &hosttest.Wire{}
+	x.api = kubetest.NewCluster(wire)
+	machine := func(name string) *hosttest.Machine {
+		m := hosttest.OS(hosttest.New(name))
+		m.Wire = wire
+		m.Install(x.api.Kubelet(), x.api.Kubeadm(), kubetest.Snapshot())
+		m.OnDial(x.api.Dial)
+		m.Write("/usr/bin/kubelet", 0o755, program("kubelet", from))
+		m.Write("/usr/bin/kubeadm", 0o755, program("kubeadm", from))
+		m.Write("/etc/systemd/system/kubelet.service", 0o644, "[Service]\n")
+		m.Write(kubeadm.KubeletConfigPath, 0o644, "{}\n")
+		m.Write(kube.AdminConf(), 0o600, x.api.Kubeconfig())
+		return m
+	}
+	x.cp, x.w = machine("cp-1"), machine("w-1")
+	x.w.Delete(kube.AdminConf())
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		x.cp.Write("/etc/kubernetes/manifests/"+name+".yaml", 0o600, "spec:\n  containers:\n  - name: "+name+"\n    image: registry.k8s.io/"+name+":"+from+"\n")
+	}
+	x.cp.Write(kubeadm.EtcdManifestPath, 0o600, "etcd")
+	x.cp.Write("/etc/kubernetes/pki/ca.crt", 0o644, "CA")
+	x.api.AddControlPlane("cp-1")
+	x.api.AddNode("w-1")
+	x.api.Watch(x.cp)
+	x.api.AddCoreDNS()
+	x.api.AddKubeProxy(from, "v1.14.2")
+	x.api.Put("configmaps", "kube-system", "kubeadm-config", kubetest.Object{"data": kubetest.Object{"ClusterConfiguration": "kind: ClusterConfiguration\nkubernetesVersion: " + from + "\n"}})
+	for _, m := range []*hosttest.Machine{x.cp, x.w} {
+		restart(t, m)
+	}
+	wire.CutBefore(0)
+	return x
+}
+
+// restart has the node of a host say which kubelet it has.
+func restart(t *testing.T, m *hosttest.Machine) {
+	t.Helper()
+	m.Write("/etc/systemd/system/kubelet.service", 0o644, "[Service]\n")
+	if _, err := m.Run(t.Context(), host.Command("systemctl", "restart", "kubelet.service")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// options are those of a node.
+func (x *world) options(m *hosttest.Machine) upgrade.Options {
+	access := kube.NewAccess()
+	api := kube.API{
+		Look: func(ctx context.Context) (*kube.Client, error) { return access.Look(ctx, x.cp) },
+		Dial: func(ctx context.Context) (*kube.Client, error) { return access.Dial(ctx, x.cp) },
+	}
+	n, _ := x.inv.Node(m.Name())
+	return upgrade.Options{
+		Inventory: x.inv, Node: n, From: from, API: api, Local: api, Kocli: "/var/lib/kocli/bin/kocli", First: true,
+		Components: map[string]string{"etcd": "3.7.0-0", "coredns": "v1.14.6", "pause": "3.10.2"},
+		Drain:      kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond},
+		Limit:      15 * time.Second, Settle: 15 * time.Second, Poll: 5 * time.Millisecond,
+	}
+}
+
+// atWork has a host be where the step starts: programs of the version are there.
+func (x *world) atWork(m *hosttest.Machine, names ...string) {
+	for _, n := range names {
+		m.Write("/usr/bin/"+n, 0o755, program(n, to))
+	}
+}
+
+// upgraded brings the control plane to the version.
+func (x *world) upgraded(t *testing.T) {
+	t.Helper()
+	x.atWork(x.cp, "kubeadm")
+	if err := upgrade.ControlPlane(x.options(x.cp)).Apply(t.Context(), x.cp); err != nil {
+		t.Fatal(err)
+	}
+	x.cp.CutBefore(0)
+}
+
+// addPod puts a pod of a Deployment on the worker, which eviction moves away.
+func (x *world) addPod() {
+	x.api.Put("pods", "default", "web", kubetest.Object{
+		"metadata": kubetest.Object{"labels": kubetest.Object{"app": "web"}, "ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}}},
+		"spec":     kubetest.Object{"nodeName": "w-1"}, "status": kubetest.Object{"phase": "Running"},
+	})
+}
+
+func TestSteps_converge(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*testing.T, *world)
+		step    func(*world) (plan.Step, *hosttest.Machine)
+	}{
+		"save on a control plane": {nil, func(x *world) (plan.Step, *hosttest.Machine) { return upgrade.Save(x.options(x.cp)), x.cp }},
+		"save on a worker":        {nil, func(x *world) (plan.Step, *hosttest.Machine) { return upgrade.Save(x.options(x.w)), x.w }},
+		"save after an earlier hop": {func(_ *testing.T, x *world) { x.w.Write(upgrade.SavedDir(from)+"/usr/bin/kubelet", 0o755, "old") }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.Save(x.options(x.w)), x.w
+		}},
+		"the first control plane": {func(_ *testing.T, x *world) { x.atWork(x.cp, "kubeadm") }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.ControlPlane(x.options(x.cp)), x.cp
+		}},
+		"a control plane that kubeadm left half-way": {func(_ *testing.T, x *world) {
+			x.atWork(x.cp, "kubeadm")
+			x.cp.Write(kubeadm.UpgradeConfigPath, 0o600, "")
+			x.cp.Write(upgrade.SavedDir(to)+kubeadm.APIServerManifestPath, 0o600, "image: registry.k8s.io/kube-apiserver:"+from+"\n")
+			x.cp.Delete(kubeadm.APIServerManifestPath)
+		}, func(x *world) (plan.Step, *hosttest.Machine) { return upgrade.ControlPlane(x.options(x.cp)), x.cp }},
+		"add-ons that kubeadm did not come to": {func(t *testing.T, x *world) { x.upgraded(t); x.api.AddKubeProxy(from, "v1.14.2") }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.Addons(x.options(x.cp)), x.cp
+		}},
+		"drain": {func(t *testing.T, x *world) { x.upgraded(t); x.addPod() }, func(x *world) (plan.Step, *hosttest.Machine) {
+			o := x.options(x.w)
+			return upgrade.Drain(o, []plan.Step{upgrade.Kubelet(o)}), x.w
+		}},
+		"the kubelet of a worker": {func(t *testing.T, x *world) { x.upgraded(t); x.atWork(x.w, "kubelet", "kubeadm") }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.Kubelet(x.options(x.w)), x.w
+		}},
+		"the kubelet of a control plane": {func(t *testing.T, x *world) { x.upgraded(t); x.atWork(x.cp, "kubelet") }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.Kubelet(x.options(x.cp)), x.cp
+		}},
+		"uncordon": {func(t *testing.T, x *world) {
+			c, err := x.options(x.w).API.Dial(t.Context())
+			if err == nil {
+				err = c.CordonFor(t.Context(), "w-1", "test")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, func(x *world) (plan.Step, *hosttest.Machine) { return upgrade.Uncordon(x.options(x.w)), x.w }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			plantest.Converges(t, func() plantest.World {
+				x := newWorld(t)
+				if c.prepare != nil {
+					c.prepare(t, x)
+				}
+				s, m := c.step(x)
+				return plantest.World{Step: s, Host: m, State: x.api.State, Close: x.api.Close}
+			})
+		})
+	}
+}
+
+// kubeadm upgrade is made of many effects; a host may lose its power between any two.
+func TestControlPlane_goesOnAfterAnyEffect(t *testing.T) {
+	for n := 1; n <= 5; n++ {
+		x := newWorld(t)
+		x.atWork(x.cp, "kubeadm")
+		s := upgrade.ControlPlane(x.options(x.cp))
+		x.api.HaltAfter(n)
+		if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); err == nil {
+			t.Errorf("after %d effects: no error surfaces", n)
+		}
+		x.cp.CutBefore(0)
+		if changes, err := s.Check(t.Context(), x.cp); err != nil || len(changes) != 1 {
+			t.Errorf("after %d effects: %v, %v", n, changes, err)
+		}
+		if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); err != nil {
+			t.Errorf("after %d effects, again: %v", n, err)
+		}
+		if changes, err := s.Check(t.Context(), x.cp); err != nil || len(changes) > 0 {
+			t.Errorf("after %d effects, in the end: %v, %v", n, changes, err)
+		}
+		x.api.Close()
+	}
+}
+
+func TestSave_keepsWhatIsReplacedReadableByRootAlone(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	if err := upgrade.Save(x.options(x.cp)).Apply(t.Context(), ledger.Wrap(x.cp)); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"/usr/bin/kubelet", "/usr/bin/kubeadm", kubeadm.APIServerManifestPath, kubeadm.EtcdManifestPath, "/etc/kubernetes/pki/ca.crt", kubeadm.KubeletConfigPath, "/etc/kubernetes/admin.conf"} {
+		was, _ := x.cp.Read(f)
+		if got, ok := x.cp.Read(upgrade.SavedDir(to) + f); !ok || got != was {
+			t.Errorf("%s was not kept", f)
+		}
+	}
+	info, err := x.cp.Stat(t.Context(), upgrade.SnapshotPath(to))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("snapshot: %v, %v", info, err)
+	}
+	if !strings.Contains(strings.Join(x.cp.Log(), "\n"), "mkdir -p -m 0700") {
+		t.Errorf("the folder is open to others: %v", x.cp.Log())
+	}
+}
+
+// What an earlier try left is kept where the hop was begun, and old where it was not.
+func TestSave_anewWhereNothingWasBegun(t *testing.T) {
+	for _, anew := range []bool{false, true} {
+		x := newWorld(t)
+		defer x.api.Close()
+		x.w.Write(upgrade.SavedDir(to)+"/usr/bin/kubelet", 0o755, "of last week")
+		o := x.options(x.w)
+		o.Anew = anew
+		s := upgrade.Save(o)
+		for range 2 {
+			if err := s.Apply(t.Context(), ledger.Wrap(x.w)); err != nil {
+				t.Fatal(err)
+			}
+			if changes, err := s.Check(t.Context(), x.w); err != nil || len(changes) > 0 {
+				t.Errorf("anew %t: %v, %v", anew, changes, err)
+			}
+		}
+		want := map[bool]string{false: "of last week", true: program("kubelet", from)}[anew]
+		if got, _ := x.w.Read(upgrade.SavedDir(to) + "/usr/bin/kubelet"); got != want {
+			t.Errorf("anew %t: %q", anew, got)
+		}
+	}
+}
+
+func TestControlPlane_thatDoesNotBecomeHealthyIsAsBefore(t *testing.T) {
+	for name, broken := range map[string]string{"kubeadm gives up": "kube-apiserver", "the scheduler": "kube-scheduler"} {
+		t.Run(name, func(t *testing.T) {
+			x := newWorld(t)
+			defer x.api.Close()
+			o := x.options(x.cp)
+			o.Limit = time.Second
+			if err := upgrade.Save(o).Apply(t.Context(), x.cp); err != nil {
+				t.Fatal(err)
+			}
+			x.atWork(x.cp, "kubeadm")
+			bad := true
+			x.api.Broken = func(_, component, version string) bool { return bad && component == broken && version == to }
+			s := upgrade.ControlPlane(o)
+			err := s.Apply(t.Context(), ledger.Wrap(x.cp))
+			if err == nil || fault.CodeOf(err) != fault.Failure || !strings.Contains(err.Error(), "control plane cp-1 does not get to "+to+" and is back at "+from) || !strings.Contains(err.Error(), broken) || fault.HintOf(err) == "" {
+				t.Fatalf("%v, hint %q", err, fault.HintOf(err))
+			}
+			for _, f := range kubeadm.ComponentManifests() {
+				if text, _ := x.cp.Read(f); !strings.Contains(text, from) {
+					t.Errorf("%s: %s", f, text)
+				}
+			}
+			if text, _ := x.cp.Read("/usr/bin/kubeadm"); text != program("kubeadm", from) {
+				t.Errorf("kubeadm is %q", text)
+			}
+			if _, left := x.cp.Read(kubeadm.UpgradeConfigPath); left {
+				t.Error("the mark of the upgrade is still there")
+			}
+			if _, kept := x.cp.Read(upgrade.SavedDir(to) + "-rolled-back/usr/bin/kubeadm"); !kept {
+				t.Error("what was kept is gone")
+			}
+			// With a good bundle the same goes through.
+			bad = false
+			for _, step := range []plan.Step{upgrade.Save(o), s} {
+				x.atWork(x.cp, "kubeadm")
+				if err := step.Apply(t.Context(), ledger.Wrap(x.cp)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if changes, err := s.Check(t.Context(), x.cp); err != nil || len(changes) > 0 {
+				t.Errorf("%v, %v", changes, err)
+			}
+		})
+	}
+}
+
+func TestKubelet_thatDoesNotBecomeReadyIsAsBefore(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	o := x.options(x.w)
+	o.Limit = time.Second
+	k := upgrade.Kubelet(o)
+	for _, s := range []plan.Step{upgrade.Save(o), upgrade.Drain(o, []plan.Step{k})} {
+		x.addPod()
+		if err := s.Apply(t.Context(), x.w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.atWork(x.w, "kubelet", "kubeadm")
+	x.api.Broken = func(node, component, version string) bool { return component == "kubelet" && version == to }
+	err := k.Apply(t.Context(), ledger.Wrap(x.w))
+	if err == nil || !strings.Contains(err.Error(), "kubelet of w-1 does not get to "+to+": its old one is back, and the node takes pods") || fault.HintOf(err) == "" {
+		t.Fatalf("%v", err)
+	}
+	n := x.api.Get("nodes", "", "w-1")
+	if text, _ := x.w.Read("/usr/bin/kubelet"); text != program("kubelet", from) || n["spec"].(kubetest.Object)["unschedulable"] == true {
+		t.Errorf("kubelet %q, node %v", text, n["spec"])
+	}
+}
+
+// A node that the operator cordoned is drained and upgraded, and stays cordoned.
+func TestUncordon_leavesWhatTheOperatorCordoned(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	o := x.options(x.w)
+	c, err := o.API.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Cordon(t.Context(), "w-1", true); err != nil {
+		t.Fatal(err)
+	}
+	x.addPod()
+	k := upgrade.Kubelet(o)
+	x.atWork(x.w, "kubelet", "kubeadm")
+	for _, s := range []plan.Step{upgrade.Drain(o, []plan.Step{k}), k, upgrade.Uncordon(o)} {
+		if err := s.Apply(t.Context(), x.w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := x.api.Get("nodes", "", "w-1"); n["spec"].(kubetest.Object)["unschedulable"] != true || x.api.Get("pods", "default", "web") != nil {
+		t.Errorf("%v", n["spec"])
+	}
+}
+
+// Hooks run around the work, and one that fails keeps the node from being drained, or
+// from taking pods.
+func TestHooks_runAroundTheWork(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	x.addPod()
+	o := x.options(x.w)
+	var ran []string
+	fail := true
+	hook := func(name string) func(context.Context, host.Host) error {
+		return func(context.Context, host.Host) error {
+			n := x.api.Get("nodes", "", "w-1")
+			spec, _ := n["spec"].(kubetest.Object)
+			ran = append(ran, fmt.Sprint(name, " cordoned:", spec["unschedulable"] == true, " ", n["status"].(kubetest.Object)["nodeInfo"].(kubetest.Object)["kubeletVersion"]))
+			if fail {
+				return errors.New("not now")
+			}
+			return nil
+		}
+	}
+	o.Before, o.After = hook("before"), hook("after")
+	k := upgrade.Kubelet(o)
+	d := upgrade.Drain(o, []plan.Step{k})
+	if err := d.Apply(t.Context(), x.w); err == nil || x.api.Get("pods", "default", "web") == nil {
+		t.Errorf("drained all the same: %v", err)
+	}
+	fail = false
+	x.atWork(x.w, "kubelet", "kubeadm")
+	for _, s := range []plan.Step{d, k, upgrade.Uncordon(o)} {
+		if err := s.Apply(t.Context(), x.w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := strings.Join(ran, "; "); got != "before cordoned:false v1.36.3; before cordoned:false v1.36.3; after cordoned:true v1.37.2" {
+		t.Error(got)
+	}
+}
+
+// What is done is not drained again.
+func TestDrain_onlyWhereThereIsWork(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	o := x.options(x.w)
+	k := upgrade.Kubelet(o)
+	x.atWork(x.w, "kubelet", "kubeadm")
+	if err := k.Apply(t.Context(), x.w); err != nil {
+		t.Fatal(err)
+	}
+	x.addPod()
+	if changes, err := upgrade.Drain(o, []plan.Step{k}).Check(t.Context(), x.w); err != nil || len(changes) > 0 {
+		t.Errorf("%v, %v", changes, err)
+	}
+}
+
+// A budget that allows nothing ends the work on the node, which takes pods again.
+func TestDrain_givesTheNodeBackWhereABudgetHolds(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	x.addPod()
+	x.api.Budget = func(kubetest.Object) bool { return false }
+	o := x.options(x.w)
+	o.Drain.Timeout = 100 * time.Millisecond
+	err := upgrade.Drain(o, []plan.Step{upgrade.Kubelet(o)}).Apply(t.Context(), x.w)
+	if err == nil || !strings.Contains(err.Error(), "drain w-1") || !strings.Contains(fault.HintOf(err), "--force-after") {
+		t.Errorf("%v, hint %q", err, fault.HintOf(err))
+	}
+	if n := x.api.Get("nodes", "", "w-1"); n["spec"].(kubetest.Object)["unschedulable"] == true || x.api.Get("pods", "default", "web") == nil {
+		t.Errorf("%v", n["spec"])
+	}
+}
+
+// kubeadm does not wait for a control plane that comes back: kocli does, and asks it
+// again where a node was called ready too long.
+func TestControlPlane_waitsForOthersToComeBack(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.atWork(x.cp, "kubeadm")
+	x.api.AddControlPlane("cp-2")
+	ready := func(status string) {
+		o := x.api.Get("nodes", "", "cp-2")
+		o["status"] = kubetest.Object{"conditions": []any{kubetest.Object{"type": "Ready", "status": status, "message": "its API server is away"}}}
+		x.api.Put("nodes", "", "cp-2", o)
+	}
+	runs := 0
+	x.cp.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		if argv[0] != "flock" {
+			return hosttest.Reply{}, false
+		}
+		if o := x.api.Get("nodes", "", "cp-2"); !strings.Contains(fmt.Sprint(o["status"]), "True") {
+			t.Error("kubeadm was run while cp-2 was away")
+		}
+		if runs++; runs > 1 {
+			return hosttest.Reply{}, false
+		}
+		ready("False")
+		time.AfterFunc(200*time.Millisecond, func() { ready("True") })
+		return hosttest.Reply{Stderr: "\t[ERROR ControlPlaneNodesReady]: there are NotReady control-planes in the cluster: [cp-2]\n", Code: 1}, true
+	})
+	ready("False")
+	time.AfterFunc(200*time.Millisecond, func() { ready("True") })
+	if err := upgrade.ControlPlane(x.options(x.cp)).Apply(t.Context(), x.cp); err != nil || runs != 2 {
+		t.Errorf("%v, %d runs", err, runs)
+	}
+}
+
+func TestControlPlane_doesNotRollBackWhatWasInterrupted(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.atWork(x.cp, "kubeadm")
+	ctx, cancel := context.WithCancel(t.Context())
+	x.cp.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		if argv[0] == "flock" {
+			cancel()
+		}
+		return hosttest.Reply{}, false
+	})
+	err := upgrade.ControlPlane(x.options(x.cp)).Apply(ctx, x.cp)
+	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "is back at") {
+		t.Errorf("%v", err)
+	}
+	if _, left := x.cp.Read(kubeadm.UpgradeConfigPath); !left {
+		t.Error("nothing says that it was not finished")
+	}
+}

@@ -1,0 +1,249 @@
+package workflow
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kocli/kocli/pkg/archive/catalogue"
+	"github.com/kocli/kocli/pkg/etcd"
+	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/preflight"
+	"github.com/kocli/kocli/pkg/upgrade"
+)
+
+// UpgradeChecks names the checks of an upgrade whose errors can be made warnings.
+func UpgradeChecks() []string { return slices.Concat(upgrade.Names(), preflight.Names()) }
+
+// gates judge whether the cluster may enter a hop.
+func (u *upgrading) gates(ctx context.Context, c *Cluster, hop upgrade.Hop) ([]preflight.Finding, error) {
+	s := upgrade.State{Hop: hop, Inventory: u.inv, Forced: u.o.ForceAfter > 0, Now: u.Session.o.Clock.Now()}
+	var err error
+	if s.Removals, err = upgrade.Table(); err != nil {
+		return nil, err
+	}
+	cat, err := catalogue.Embedded()
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := u.bundle.Release(hop.To); ok {
+		s.Conflict = cat.Fits(hop.To, r.Components)
+	}
+	client, err := c.API().Look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 5)
+	wg.Go(func() { s.Nodes, s.Held, errs[0] = u.nodesAndBudgets(ctx, client) })
+	wg.Go(func() { s.Etcd, errs[1] = u.etcdMembers(ctx) })
+	wg.Go(func() { s.Certificates, errs[2] = u.certificates(ctx) })
+	wg.Go(func() { s.Deprecated, errs[3] = u.deprecated(ctx, c) })
+	wg.Go(func() { s.Written, errs[4] = written(ctx, client, s.Removals.Between(hop.From, hop.To)) })
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return upgrade.Judge(s, u.Session.o.Ignore), nil
+}
+
+// nodesAndBudgets looks at all nodes, and at the pods on those that will be drained.
+func (u *upgrading) nodesAndBudgets(ctx context.Context, c *kube.Client) ([]upgrade.Node, []upgrade.Held, error) {
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	held, err := c.HeldBy(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out []upgrade.Node
+	var pods []upgrade.Held
+	for i := range nodes {
+		n := &nodes[i]
+		_, listed := u.inv.Node(n.Name)
+		ready, why := kube.NodeCondition(n)
+		out = append(out, upgrade.Node{
+			Name: n.Name, Listed: listed, Ready: ready, Reason: why, Kubelet: n.Status.NodeInfo.KubeletVersion,
+			Ours: kube.CordonedByUs(n), Cordoned: n.Spec.Unschedulable,
+		})
+		if !listed || n.Status.NodeInfo.KubeletVersion == u.inv.Version() || len(nodes) == 1 {
+			continue // it is not drained
+		}
+		for _, h := range held[n.Name] {
+			pods = append(pods, upgrade.Held{Node: n.Name, Reason: h})
+		}
+	}
+	return out, pods, nil
+}
+
+func (u *upgrading) etcdMembers(ctx context.Context) ([]upgrade.Member, error) {
+	r, err := u.hosts.Look(ctx, u.seed.Name)
+	if err != nil {
+		return nil, err
+	}
+	if u.inv.ExternalEtcd() != nil {
+		return nil, nil // preflight asks it
+	}
+	v, err := etcd.Look(ctx, r)
+	if errors.Is(err, etcd.ErrNone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	all, err := v.Health(ctx)
+	if err != nil {
+		return []upgrade.Member{{Name: u.seed.Name, Err: err.Error()}}, ctx.Err()
+	}
+	var out []upgrade.Member
+	for _, h := range all {
+		m := upgrade.Member{Name: h.Name, Size: h.Size, Quota: h.Quota}
+		if h.Err != nil {
+			m.Err = h.Err.Error()
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// certificateFiles are those of a control plane, and whether they are CAs.
+func certificateFiles() map[string]bool {
+	const pki = "/etc/kubernetes/pki/"
+	return map[string]bool{
+		pki + "ca.crt": true, pki + "front-proxy-ca.crt": true, pki + "etcd/ca.crt": true,
+		pki + "apiserver.crt": false, pki + "apiserver-kubelet-client.crt": false, pki + "front-proxy-client.crt": false,
+		pki + "apiserver-etcd-client.crt": false, pki + "etcd/server.crt": false, pki + "etcd/peer.crt": false,
+	}
+}
+
+// certificates reads when those on the control planes expire.
+func (u *upgrading) certificates(ctx context.Context) ([]upgrade.Certificate, error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var out []upgrade.Certificate
+	var errs []error
+	for _, n := range u.inv.ControlPlanes() {
+		for file, ca := range certificateFiles() {
+			wg.Go(func() {
+				c, err := u.certificate(ctx, n, file)
+				mu.Lock()
+				defer mu.Unlock()
+				if errs = append(errs, err); c != nil {
+					out = append(out, upgrade.Certificate{Node: n.Name, Path: file, CA: ca, Expires: c.NotAfter})
+				}
+			})
+		}
+	}
+	wg.Wait()
+	slices.SortFunc(out, func(a, b upgrade.Certificate) int {
+		if c := strings.Compare(a.Node, b.Node); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Path, b.Path)
+	})
+	return out, errors.Join(errs...)
+}
+
+// certificate returns nil where there is no such file.
+func (u *upgrading) certificate(ctx context.Context, n inventory.Node, file string) (*x509.Certificate, error) {
+	r, err := u.hosts.Look(ctx, n.Name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := r.ReadFile(ctx, file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s on %s holds no certificate", file, n.Name)
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s on %s: %w", file, n.Name, err)
+	}
+	return c, nil
+}
+
+// deprecated asks every API server, since each counts for itself. One that does not
+// answer is judged by others.
+func (u *upgrading) deprecated(ctx context.Context, c *Cluster) ([]upgrade.Request, error) {
+	var out []upgrade.Request
+	for _, n := range u.inv.ControlPlanes() {
+		client, err := c.through(n.Name).Look(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found, err := client.DeprecatedRequests(ctx)
+		if err != nil && n.Name != u.seed.Name {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range found {
+			if r := upgrade.Request(f); !slices.Contains(out, r) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out, nil
+}
+
+// written looks for objects whose writers used APIs that go, in the cluster and in the
+// releases of Helm.
+func written(ctx context.Context, c *kube.Client, apis []upgrade.RemovedAPI) ([]upgrade.Written, error) {
+	if len(apis) == 0 {
+		return nil, nil
+	}
+	charts, err := c.HelmObjects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := fromHelm(charts, apis)
+	for _, a := range apis {
+		for _, resource := range a.Resources {
+			some, count, err := c.WrittenThrough(ctx, a.Group, a.Version, resource)
+			if err != nil {
+				return nil, err
+			}
+			if count > 0 {
+				out = append(out, upgrade.Written{API: a.GroupVersion() + " " + resource, Removed: a.Removed, Objects: some, Count: count})
+			}
+		}
+	}
+	return out, nil
+}
+
+// fromHelm is what the releases of Helm hold of APIs that go, a release and an API at a
+// time.
+func fromHelm(charts []kube.HelmObject, apis []upgrade.RemovedAPI) []upgrade.Written {
+	var out []upgrade.Written
+	for _, o := range charts {
+		for _, a := range apis {
+			if a.GroupVersion() != o.GroupVersion || !slices.Contains(a.Resources, o.Resource) {
+				continue
+			}
+			api := a.GroupVersion() + " " + o.Resource
+			i := slices.IndexFunc(out, func(w upgrade.Written) bool { return w.Release == o.Release && w.API == api })
+			if i < 0 {
+				i = len(out)
+				out = append(out, upgrade.Written{API: api, Removed: a.Removed, Release: o.Release})
+			}
+			out[i].Count++
+			out[i].Objects = append(out[i].Objects, o.Name)
+		}
+	}
+	return out
+}

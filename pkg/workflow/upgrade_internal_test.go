@@ -1,0 +1,182 @@
+package workflow
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kocli/kocli/pkg/fault"
+	"github.com/kocli/kocli/pkg/host/hosttest"
+	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kube/kubetest"
+	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/preflight"
+	"github.com/kocli/kocli/pkg/upgrade"
+)
+
+func atVersion(name, version string, plane bool) corev1.Node {
+	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if plane {
+		n.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+	}
+	n.Status.NodeInfo.KubeletVersion = version
+	return n
+}
+
+func TestUpgrading_comparesTheClusterWithTheYAML(t *testing.T) {
+	const v = "v1.36.3"
+	all := []corev1.Node{atVersion("cp-1", v, true), atVersion("cp-2", v, true), atVersion("cp-3", v, true), atVersion("worker-1", "v1.35.4", false)}
+	servers := map[string]string{"cp-1": "v1.37.2", "cp-2": v, "cp-3": v}
+	for name, c := range map[string]struct {
+		nodes   []corev1.Node
+		servers map[string]string
+		want    string // part of the error
+		code    fault.Code
+	}{
+		"all are there":                       {all, servers, "", fault.OK},
+		"a worker of somebody else":           {append(all[:4:4], atVersion("x", v, false)), servers, "", fault.OK},
+		"a control plane of somebody else":    {append(all[:4:4], atVersion("x", v, true)), servers, "x is a control plane of the cluster and not in the YAML", fault.Preflight},
+		"a node that has not joined":          {all[:3], servers, "worker-1: in the YAML, and not in the cluster", fault.Preflight},
+		"a control plane without API server":  {all, map[string]string{"cp-1": v, "cp-2": v}, "no API server on cp-3", fault.Unhealthy},
+		"control planes that have not joined": {all[:2], servers, "cp-3, worker-1: in the YAML", fault.Preflight},
+	} {
+		s := session(t, machines{})
+		u := &upgrading{Session: s, base: s.inv}
+		found := upgrade.Found{APIServers: map[string]string{}, Kubelets: map[string]string{}}
+		err := u.compare(c.nodes, c.servers, found)
+		if c.code == fault.OK && (err != nil || found.APIServers["cp-1"] != "v1.37.2" || found.Kubelets["worker-1"] != "v1.35.4" || len(found.Kubelets) != 4) {
+			t.Errorf("%s: %v, %+v", name, err, found)
+		}
+		if c.code != fault.OK && (fault.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.want) || fault.HintOf(err) == "") {
+			t.Errorf("%s: %v, hint %q", name, err, fault.HintOf(err))
+		}
+	}
+}
+
+// expiring is a certificate in PEM.
+func expiring(t *testing.T, at time.Time) string {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: at}
+	der, err := x509.CreateCertificate(rand.Reader, form, form, pub, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestUpgrading_readsCertificatesOfEveryControlPlane(t *testing.T) {
+	at := time.Date(2027, 1, 2, 0, 0, 0, 0, time.UTC)
+	hosts := machines{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
+		hosts[n] = hosttest.New(n)
+		hosts[n].Write("/etc/kubernetes/pki/ca.crt", 0o644, expiring(t, at))
+		hosts[n].Write("/etc/kubernetes/pki/apiserver.crt", 0o644, expiring(t, at.Add(time.Hour)))
+	}
+	s := session(t, hosts)
+	u := &upgrading{Session: s, base: s.inv}
+	got, err := u.certificates(t.Context())
+	if err != nil || len(got) != 6 || got[0].CA || !got[1].CA || !got[1].Expires.Equal(at) || got[5].Node != "cp-3" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	hosts["cp-2"].Write("/etc/kubernetes/pki/ca.crt", 0o644, "damaged")
+	if _, err := u.certificates(t.Context()); err == nil || !strings.Contains(err.Error(), "/etc/kubernetes/pki/ca.crt on cp-2 holds no certificate") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Budgets matter on nodes that will be drained, and nowhere else.
+func TestUpgrading_budgetsOfNodesThatWillBeDrained(t *testing.T) {
+	m := hosttest.New("cp-1")
+	c := kubetest.NewCluster(m.Wire)
+	defer c.Close()
+	m.OnDial(c.Dial)
+	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	ready := []any{kubetest.Object{"type": "Ready", "status": "True"}}
+	for name, version := range map[string]string{"cp-1": "v1.37.2", "worker-1": "v1.36.3", "x": "v1.36.3"} {
+		c.Put("nodes", "", name, kubetest.Object{"status": kubetest.Object{"conditions": ready, "nodeInfo": kubetest.Object{"kubeletVersion": version}}})
+		c.Put("pods", "default", "web-"+name, kubetest.Object{
+			"metadata": kubetest.Object{"labels": kubetest.Object{"app": "web"}}, "spec": kubetest.Object{"nodeName": name}, "status": kubetest.Object{"phase": "Running"},
+		})
+	}
+	// One that goes with its node is not evicted.
+	c.Put("pods", "default", "agent", kubetest.Object{
+		"metadata": kubetest.Object{"labels": kubetest.Object{"app": "web"}, "ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "u", "controller": true}}},
+		"spec":     kubetest.Object{"nodeName": "worker-1"}, "status": kubetest.Object{"phase": "Running"},
+	})
+	c.Put("poddisruptionbudgets", "default", "web", kubetest.Object{
+		"spec": kubetest.Object{"selector": kubetest.Object{"matchLabels": kubetest.Object{"app": "web"}}}, "status": kubetest.Object{"disruptionsAllowed": 0},
+	})
+	s := session(t, machines{"cp-1": m})
+	s.inv = s.inv.At("v1.37.2")
+	u := &upgrading{Session: s, base: s.inv}
+	client, err := s.access.Look(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, held, err := u.nodesAndBudgets(t.Context(), client)
+	if err != nil || len(nodes) != 3 || len(held) != 1 || held[0].Node != "worker-1" || !strings.Contains(held[0].Reason, "pod default/web-worker-1 is held by PodDisruptionBudget web") {
+		t.Errorf("%+v, %+v, %v", nodes, held, err)
+	}
+}
+
+// An upgrade that was interrupted before any version changed was begun all the same.
+func TestUpgrading_seesThatAnUpgradeWasInterrupted(t *testing.T) {
+	hosts := machines{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3", "worker-1"} {
+		hosts[n] = hosttest.New(n)
+	}
+	s := session(t, hosts)
+	u := &upgrading{Session: s, base: s.inv}
+	if begun, err := u.begun(t.Context()); begun || err != nil {
+		t.Errorf("%t, %v", begun, err)
+	}
+	hosts["cp-2"].Write(kubeadm.UpgradeConfigPath, 0o600, "")
+	if begun, err := u.begun(t.Context()); !begun || err != nil || u.unfinished != "cp-2" {
+		t.Errorf("%t, %v, %q", begun, err, u.unfinished)
+	}
+}
+
+// What create and scale would do in the middle of an upgrade is the upgrade's to do.
+func TestSameCluster_refusesTheMiddleOfAnUpgrade(t *testing.T) {
+	m := answering(t, "cp-1")
+	s := session(t, machines{"cp-1": m})
+	if err := s.sameKubelets(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+	m = hosttest.New("cp-1")
+	c := kubetest.NewCluster(m.Wire)
+	defer c.Close()
+	m.OnDial(c.Dial)
+	m.Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	s = session(t, machines{"cp-1": m})
+	for name, v := range map[string]string{"cp-1": "v1.36.3", "worker-1": "v1.35.4", "x": "v1.34.4"} {
+		c.Put("nodes", "", name, kubetest.Object{"status": kubetest.Object{"nodeInfo": kubetest.Object{"kubeletVersion": v}}})
+	}
+	err := s.sameKubelets(t.Context(), m)
+	if fault.CodeOf(err) != fault.Usage || !strings.Contains(err.Error(), "on worker-1 (v1.35.4)") || strings.Contains(err.Error(), "x (") || !strings.Contains(fault.HintOf(err), "kocli upgrade -f") {
+		t.Errorf("%v, hint %q", err, fault.HintOf(err))
+	}
+}
+
+func TestRefused_namesAllFindings(t *testing.T) {
+	one := []preflight.Finding{{Check: "a", Level: preflight.Error, Fix: "do this"}, {Check: "b", Level: preflight.Warning}}
+	if err := refused(preflight.Refusal(one), one); fault.HintOf(err) != "do this" || fault.CodeOf(err) != fault.Preflight {
+		t.Errorf("%v, %q", err, fault.HintOf(err))
+	}
+	two := append(one, preflight.Finding{Check: "c", Level: preflight.Error})
+	if err := refused(preflight.Refusal(two), two); !strings.Contains(fault.HintOf(err), "--dry-run") || fault.CodeOf(err) != fault.Preflight {
+		t.Errorf("%v, %q", err, fault.HintOf(err))
+	}
+}
