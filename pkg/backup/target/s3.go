@@ -100,7 +100,8 @@ type bucketUpload struct {
 	b      *bucket
 	pipe   *io.PipeWriter
 	cancel context.CancelFunc
-	err    chan error
+	ended  chan struct{} // of the transfer, and failed is how
+	failed error
 	done   bool
 }
 
@@ -110,12 +111,13 @@ func (b *bucket) Create(ctx context.Context, name string) (Upload, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r, w := io.Pipe()
-	u := &bucketUpload{b: b, pipe: w, cancel: cancel, err: make(chan error, 1)}
+	u := &bucketUpload{b: b, pipe: w, cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		// An object is there when its last part is, or not at all.
 		_, err := b.c.PutObject(ctx, b.name, b.key(name), r, -1, minio.PutObjectOptions{PartSize: partSize, ContentType: "application/octet-stream"})
 		r.CloseWithError(err)
-		u.err <- err
+		u.failed = err
+		close(u.ended)
 	}()
 	return u, nil
 }
@@ -130,11 +132,11 @@ func (u *bucketUpload) Write(p []byte) (int, error) {
 
 func (u *bucketUpload) Commit() error {
 	_ = u.pipe.Close() // never fails
-	err := <-u.err
+	<-u.ended
 	u.done = true
 	u.cancel()
-	if err != nil {
-		return u.b.why("write into", err)
+	if u.failed != nil {
+		return u.b.why("write into", u.failed)
 	}
 	return nil
 }
@@ -145,7 +147,7 @@ func (u *bucketUpload) Abort() error {
 	}
 	u.done = true
 	u.pipe.CloseWithError(errAborted) // the library takes back the parts that were sent
-	<-u.err                           // it is that it was given up
+	<-u.ended
 	u.cancel()
 	return nil
 }

@@ -65,13 +65,14 @@ func (s *server) full() bool {
 // serverUpload feeds SFTP through a pipe: what is written in pieces travels with
 // many packets in flight.
 type serverUpload struct {
-	s    *server
-	temp string
-	name string
-	pipe *io.PipeWriter
-	err  chan error // of the transfer
-	stop func() bool
-	done bool
+	s      *server
+	temp   string
+	name   string
+	pipe   *io.PipeWriter
+	ended  chan struct{} // of the transfer, and failed is how
+	failed error
+	stop   func() bool
+	done   bool
 }
 
 func (s *server) Create(ctx context.Context, name string) (Upload, error) {
@@ -94,7 +95,7 @@ func (s *server) Create(ctx context.Context, name string) (Upload, error) {
 		return nil, s.why("write into", errors.Join(err, file.Close()))
 	}
 	r, w := io.Pipe()
-	u := &serverUpload{s: s, temp: temp, name: name, pipe: w, err: make(chan error, 1)}
+	u := &serverUpload{s: s, temp: temp, name: name, pipe: w, ended: make(chan struct{})}
 	u.stop = context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })
 	go func() {
 		_, err := file.ReadFromWithConcurrency(r, inFlight)
@@ -106,7 +107,8 @@ func (s *server) Create(ctx context.Context, name string) (Upload, error) {
 		}
 		err = errors.Join(err, file.Close())
 		r.CloseWithError(err)
-		u.err <- err
+		u.failed = err
+		close(u.ended)
 	}()
 	return u, nil
 }
@@ -140,11 +142,10 @@ func (u *serverUpload) Write(p []byte) (int, error) {
 
 func (u *serverUpload) Commit() error {
 	_ = u.pipe.Close() // never fails
-	err := <-u.err
-	u.err <- err
+	<-u.ended
 	u.stop()
-	if err != nil {
-		return u.s.why("write into", err)
+	if u.failed != nil {
+		return u.s.why("write into", u.failed)
 	}
 	if err := u.s.files.PosixRename(u.temp, path.Join(u.s.dir, u.name)); err != nil {
 		return u.s.why("write into", err)
@@ -160,7 +161,7 @@ func (u *serverUpload) Abort() error {
 	u.done = true
 	u.stop()
 	u.pipe.CloseWithError(context.Canceled)
-	<-u.err // it is that it was given up; the file is closed
+	<-u.ended // the file is closed
 	return u.s.files.Remove(u.temp)
 }
 

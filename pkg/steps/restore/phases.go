@@ -295,7 +295,7 @@ func Etcd(o Options) []plan.Step {
 		if err != nil && !errors.As(err, &x) {
 			return nil, err
 		}
-		if len(there) == 1 && out.Text() == "active" {
+		if len(there) == 1 && slices.Contains([]string{"active", "activating", "reloading"}, out.Text()) {
 			return nil, nil
 		}
 		return []plan.Change{{Object: "service kubelet", From: out.Text(), To: "active"}}, nil
