@@ -66,7 +66,8 @@ func TestWindow_growsWhileTheServerIsQuick(t *testing.T) {
 		w := admission.New()
 		// 32, 64, 128, 256, 20: five rounds, where a fixed 32 would need sixteen.
 		most, took := crowd(t, w, 500, admission.Quick)
-		if most != 256 || took != 5*time.Second {
+		// Those of the last round may begin while some of the one before are still counted.
+		if most < 256 || most > 276 || took != 5*time.Second {
 			t.Errorf("%d at once, in %s", most, took)
 		}
 	})
