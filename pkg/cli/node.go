@@ -11,6 +11,7 @@ import (
 	"github.com/kocli/kocli/pkg/host/containerd"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/forward"
+	"github.com/kocli/kocli/pkg/host/local"
 	"github.com/kocli/kocli/pkg/host/patch"
 	"github.com/kocli/kocli/pkg/host/sink"
 	"github.com/kocli/kocli/pkg/internal/lean"
@@ -116,7 +117,7 @@ func (a *app) onHostCommands() []*cobra.Command {
 	snapshot := &cobra.Command{
 		Use: "snapshot", Short: "Write the data of this host's etcd to a file", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v, err := etcd.Local()
+			v, err := etcd.Look(cmd.Context(), local.New("this host"))
 			if err != nil {
 				return err
 			}

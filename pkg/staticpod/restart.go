@@ -2,10 +2,8 @@ package staticpod
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/kocli/kocli/pkg/host"
@@ -33,7 +31,7 @@ func Replaced(ctx context.Context, r host.Reader, container string, old []string
 // that name. It may be called again with the same old: what has ended is not ended
 // twice. With no old ones it waits for one to run.
 func Restart(ctx context.Context, h host.Host, container string, old []string) error {
-	if err := kill(ctx, h, "SIGTERM", old); err != nil {
+	if _, err := kill(ctx, h, "SIGTERM", old); err != nil {
 		return err
 	}
 	start, killed := time.Now(), len(old) == 0
@@ -44,7 +42,7 @@ func Restart(ctx context.Context, h host.Host, container string, old []string) e
 		}
 		waited := time.Since(start)
 		if !killed && waited > endTime {
-			if err := kill(ctx, h, "SIGKILL", old); err != nil {
+			if _, err := kill(ctx, h, "SIGKILL", old); err != nil {
 				return err
 			}
 			killed = true
@@ -58,19 +56,4 @@ func Restart(ctx context.Context, h host.Host, container string, old []string) e
 		case <-time.After(pollTime):
 		}
 	}
-}
-
-// kill sends a signal to those of the containers that run.
-func kill(ctx context.Context, h host.Host, signal string, ids []string) error {
-	for _, id := range ids {
-		_, err := h.Run(ctx, ctr("tasks", "kill", "--signal", signal, id))
-		var x *host.ExitError
-		if errors.As(err, &x) && strings.Contains(string(x.Stderr), "not found") {
-			continue // it has ended
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

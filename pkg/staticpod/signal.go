@@ -46,12 +46,17 @@ func Signal(ctx context.Context, h host.Host, container, signal string) (int, er
 	if err != nil {
 		return 0, err
 	}
+	return kill(ctx, h, signal, ids)
+}
+
+// kill sends a signal to those of the containers that run, and returns how many did.
+func kill(ctx context.Context, h host.Host, signal string, ids []string) (int, error) {
 	n := 0
 	for _, id := range ids {
 		_, err := h.Run(ctx, ctr("tasks", "kill", "--signal", signal, id))
 		var x *host.ExitError
 		if errors.As(err, &x) && strings.Contains(string(x.Stderr), "not found") {
-			continue // it ended in between
+			continue // it has ended
 		}
 		if err != nil {
 			return n, err

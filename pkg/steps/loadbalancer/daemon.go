@@ -182,11 +182,11 @@ func changed(ctx context.Context, r host.Reader, files []host.File) (bool, error
 // those. Where no kubelet runs there is nothing to wait for.
 func (d daemon) restarted(ctx context.Context, r host.Reader, were []string) error {
 	for range startTime / loadPoll {
-		now, err := staticpod.Running(ctx, r, d.pod)
+		done, err := staticpod.Replaced(ctx, r, d.pod, were)
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(now, func(id string) bool { return !slices.Contains(were, id) }) {
+		if done {
 			return pause(ctx, d.settles)
 		}
 		_, err = r.Query(ctx, host.Command("systemctl", "is-active", "kubelet.service"))
