@@ -7,9 +7,9 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 )
 
 // Cordoned is the annotation of a node that kocli took out of service itself, and
@@ -32,25 +32,19 @@ func (c *Client) UncordonOurs(ctx context.Context, name string) error {
 	return c.changeCordon(ctx, name, "", CordonedByUs)
 }
 
-// conflicts is how often a node may have changed between the look and the write: its
-// kubelet reports all the time.
-const conflicts = 10
-
+// changeCordon looks again where the node changed in between: its kubelet reports all
+// the time.
 func (c *Client) changeCordon(ctx context.Context, name, why string, todo func(*corev1.Node) bool) error {
-	var err error
-	for range conflicts {
-		var n *corev1.Node
-		if n, err = c.Node(ctx, name); err == nil && n == nil {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		n, err := c.Node(ctx, name)
+		if err == nil && n == nil {
 			err = fmt.Errorf("node %s is not in the cluster", name)
 		}
 		if err != nil || !todo(n) {
 			return err
 		}
-		if err = c.patchCordon(ctx, n, why); !apierrors.IsConflict(err) {
-			return err
-		}
-	}
-	return err
+		return c.patchCordon(ctx, n, why)
+	})
 }
 
 // CordonedByUs reports whether kocli took a node out of service itself.

@@ -3,7 +3,6 @@ package workflow
 import (
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/pki"
 	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/upgrade"
 )
@@ -116,12 +116,14 @@ func (u *upgrading) etcdMembers(ctx context.Context) ([]upgrade.Member, error) {
 
 // certificateFiles are those of a control plane, and whether they are CAs.
 func certificateFiles() map[string]bool {
-	const pki = "/etc/kubernetes/pki/"
-	return map[string]bool{
-		pki + "ca.crt": true, pki + "front-proxy-ca.crt": true, pki + "etcd/ca.crt": true,
-		pki + "apiserver.crt": false, pki + "apiserver-kubelet-client.crt": false, pki + "front-proxy-client.crt": false,
-		pki + "apiserver-etcd-client.crt": false, pki + "etcd/server.crt": false, pki + "etcd/peer.crt": false,
+	out := map[string]bool{}
+	for _, m := range pki.AllManaged() {
+		out[m.CA.CertPath] = true
+		if !m.Kubeconfig() { // kubeadm makes those anew
+			out[m.Path] = false
+		}
 	}
+	return out
 }
 
 // certificates reads when those on the control planes expire.
@@ -165,11 +167,7 @@ func (u *upgrading) certificate(ctx context.Context, n inventory.Node, file stri
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("%s on %s holds no certificate", file, n.Name)
-	}
-	c, err := x509.ParseCertificate(block.Bytes)
+	c, err := pki.First(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s on %s: %w", file, n.Name, err)
 	}

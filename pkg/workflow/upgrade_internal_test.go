@@ -91,7 +91,7 @@ func TestUpgrading_readsCertificatesOfEveryControlPlane(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	hosts["cp-2"].Write("/etc/kubernetes/pki/ca.crt", 0o644, "damaged")
-	if _, err := u.certificates(t.Context()); err == nil || !strings.Contains(err.Error(), "/etc/kubernetes/pki/ca.crt on cp-2 holds no certificate") {
+	if _, err := u.certificates(t.Context()); err == nil || !strings.Contains(err.Error(), "/etc/kubernetes/pki/ca.crt on cp-2: there is no certificate in it") {
 		t.Errorf("%v", err)
 	}
 }
