@@ -255,11 +255,17 @@ func (c *Client) Abandon(ctx context.Context, name string, timeout time.Duration
 	if err != nil || n == nil {
 		return err
 	}
-	if !hasTaint(n.Spec.Taints, OutOfService()) {
-		n.Spec.Taints = append(n.Spec.Taints, OutOfService())
-		if _, err := c.Typed.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{FieldManager: FieldManager}); err != nil {
-			return fmt.Errorf("taint node %s as out of service: %w", name, err)
+	err = c.changeNode(ctx, name, "taint as out of service", func(n *corev1.Node) map[string]any {
+		if hasTaint(n.Spec.Taints, OutOfService()) {
+			return nil
 		}
+		return map[string]any{
+			"metadata": map[string]any{},
+			"spec":     map[string]any{"taints": append(n.Spec.Taints, OutOfService())},
+		}
+	})
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

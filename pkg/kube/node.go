@@ -9,7 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 )
 
 // Nodes returns all nodes.
@@ -91,41 +93,58 @@ func MarkChanges(n *corev1.Node, want Marks) []string {
 
 // SetMarks sets labels and taints, and removes those that kocli set earlier.
 func (c *Client) SetMarks(ctx context.Context, name string, want Marks) error {
-	n, err := c.Node(ctx, name)
-	if err != nil {
-		return err
-	}
-	if n == nil {
-		return fmt.Errorf("node %s is not in the cluster", name)
-	}
-	labels := map[string]any{}
-	owned := ownedMarks(n)
-	for k := range owned.Labels {
-		labels[k] = nil
-	}
-	for k, v := range want.Labels {
-		labels[k] = v
-	}
-	taints := slices.DeleteFunc(slices.Clone(n.Spec.Taints), func(t corev1.Taint) bool {
-		return slices.ContainsFunc(slices.Concat(owned.Taints, want.Taints), func(o corev1.Taint) bool { return sameTaint(o, t) })
-	})
-	taints = append(taints, want.Taints...)
 	mark, err := json.Marshal(want)
 	if err != nil {
 		return err
 	}
-	// The resource version makes a change that came in between a conflict, not a loss.
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": n.ResourceVersion, "labels": labels, "annotations": map[string]string{Owned: string(mark)}},
-		"spec":     map[string]any{"taints": taints},
+	return c.changeNode(ctx, name, "label and taint", func(n *corev1.Node) map[string]any {
+		labels := map[string]any{}
+		owned := ownedMarks(n)
+		for k := range owned.Labels {
+			labels[k] = nil
+		}
+		for k, v := range want.Labels {
+			labels[k] = v
+		}
+		taints := slices.DeleteFunc(slices.Clone(n.Spec.Taints), func(t corev1.Taint) bool {
+			return slices.ContainsFunc(slices.Concat(owned.Taints, want.Taints), func(o corev1.Taint) bool { return sameTaint(o, t) })
+		})
+		return map[string]any{
+			"metadata": map[string]any{"labels": labels, "annotations": map[string]any{Owned: string(mark)}},
+			"spec":     map[string]any{"taints": append(taints, want.Taints...)},
+		}
 	})
-	if err != nil {
-		return err
-	}
-	if _, err := c.Typed.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager}); err != nil {
-		return fmt.Errorf("label and taint node %s: %w", name, err)
-	}
-	return nil
+}
+
+// changeNode merges what change makes of a node into it; nil is nothing to do. The
+// patch carries the version it was made from, so that a change that came in between
+// is a conflict, not a loss, and then change is asked again: a node's kubelet and the
+// controllers write all the time.
+func (c *Client) changeNode(ctx context.Context, name, verb string, change func(*corev1.Node) map[string]any) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		n, err := c.Node(ctx, name)
+		if err != nil {
+			return err
+		}
+		if n == nil {
+			return fmt.Errorf("node %s is not in the cluster", name)
+		}
+		patch := change(n)
+		if patch == nil {
+			return nil
+		}
+		if err := unstructured.SetNestedField(patch, n.ResourceVersion, "metadata", "resourceVersion"); err != nil {
+			return err
+		}
+		body, err := json.Marshal(patch)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Typed.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: FieldManager}); err != nil {
+			return fmt.Errorf("%s node %s: %w", verb, name, err)
+		}
+		return nil
+	})
 }
 
 func ownedMarks(n *corev1.Node) Marks {

@@ -8,8 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/kube"
@@ -37,7 +42,7 @@ func upgrading(t *testing.T) (*kubetest.Cluster, *kube.Client) {
 }
 
 func TestCordonFor_marksInTheSameWriteAndLeavesOthersAlone(t *testing.T) {
-	c, client := upgrading(t)
+	_, client := upgrading(t)
 	for range 2 {
 		if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
 			t.Fatal(err)
@@ -71,18 +76,50 @@ func TestCordonFor_marksInTheSameWriteAndLeavesOthersAlone(t *testing.T) {
 	if err := client.CordonFor(t.Context(), "nobody", "upgrade"); err == nil {
 		t.Error("a node that is not there")
 	}
-	// The kubelet reports while it is being cordoned.
-	if _, err := client.Cordon(t.Context(), "cp-1", false); err != nil {
+}
+
+// The kubelet, and the controllers that see a node go, write while kocli does.
+func TestWrites_meetOthersWhoWrite(t *testing.T) {
+	c, client := upgrading(t)
+	if err := client.SetConfigMap(t.Context(), "kube-system", "m", "a", "1", true); err != nil {
 		t.Fatal(err)
 	}
-	reports := 3
-	c.BeforeWrite = func() {
-		if reports--; reports >= 0 {
-			c.Put("nodes", "", "cp-1", c.Get("nodes", "", "cp-1"))
-		}
+	for name, write := range map[string]func() error{
+		"cordon": func() error { return client.CordonFor(t.Context(), "cp-1", "upgrade") },
+		"marks": func() error {
+			return client.SetMarks(t.Context(), "cp-1", kube.Marks{Labels: map[string]string{"a": "b"}})
+		},
+		"dead":      func() error { return client.Abandon(t.Context(), "cp-1", time.Second) },
+		"configmap": func() error { return client.SetConfigMap(t.Context(), "kube-system", "m", "a", "2", false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			reports := 3
+			c.BeforeWrite = func() {
+				if reports--; reports >= 0 {
+					n := c.Get("nodes", "", "cp-1")
+					if err := unstructured.SetNestedField(n, strconv.Itoa(reports), "metadata", "annotations", name); err != nil {
+						t.Error(err)
+					}
+					c.Put("nodes", "", "cp-1", n)
+					c.Put("configmaps", "kube-system", "m", c.Get("configmaps", "kube-system", "m"))
+				}
+			}
+			if err := write(); err != nil {
+				t.Fatal(err)
+			}
+			c.BeforeWrite = nil
+			n, err := client.Node(t.Context(), "cp-1")
+			if err != nil || n.Annotations[name] != "0" {
+				t.Errorf("what the others wrote is gone: %v, %v", n.Annotations, err)
+			}
+		})
 	}
-	if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
-		t.Error(err)
+	n, err := client.Node(t.Context(), "cp-1")
+	if err != nil || !n.Spec.Unschedulable || n.Labels["a"] != "b" || !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t == kube.OutOfService() }) {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if m, err := client.ConfigMap(t.Context(), "kube-system", "m"); err != nil || m["a"] != "2" {
+		t.Errorf("%v, %v", m, err)
 	}
 }
 

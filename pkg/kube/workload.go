@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/kocli/kocli/pkg/fault"
 )
@@ -36,23 +37,25 @@ func (c *Client) ConfigMap(ctx context.Context, namespace, name string) (map[str
 // false.
 func (c *Client) SetConfigMap(ctx context.Context, namespace, name, key, value string, create bool) error {
 	api := c.Typed.CoreV1().ConfigMaps(namespace)
-	m, err := api.Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) && create {
-		_, err = api.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": FieldManager}},
-			Data:       map[string]string{key: value},
-		}, metav1.CreateOptions{FieldManager: FieldManager})
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		m, err := api.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) && create {
+			_, err = api.Create(ctx, &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": FieldManager}},
+				Data:       map[string]string{key: value},
+			}, metav1.CreateOptions{FieldManager: FieldManager})
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if m.Data == nil {
+			m.Data = map[string]string{}
+		}
+		m.Data[key] = value
+		_, err = api.Update(ctx, m, metav1.UpdateOptions{FieldManager: FieldManager})
 		return err
-	}
-	if err != nil {
-		return err
-	}
-	if m.Data == nil {
-		m.Data = map[string]string{}
-	}
-	m.Data[key] = value
-	_, err = api.Update(ctx, m, metav1.UpdateOptions{FieldManager: FieldManager})
-	return err
+	})
 }
 
 // ErrFinal is wrapped by what Poll need not wait for: it does not pass by itself.
