@@ -39,6 +39,7 @@ func Lane(ctx context.Context, in io.Reader, root string) (err error) {
 	defer func() { _ = conn.Close() }() // all has been said on it, or nothing more can be
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+	widePipe(in)
 	if _, err := io.Copy(conn, in); err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func (r *relay) listenLanes(ctx context.Context) error {
 // lane takes in the pieces of one feed. Its error tells only that it was cut: what
 // came in before counts.
 func (r *relay) lane(conn io.Reader) error {
-	br := bufio.NewReaderSize(conn, 64<<10)
+	br := bufio.NewReaderSize(conn, orderSize)
 	buf := make([]byte, frameData)
 	feed := 0
 	for {

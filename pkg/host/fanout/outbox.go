@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -138,7 +139,7 @@ func (b *outbox) write(w io.Writer, buf *[]byte, o order, piece *data) (int64, e
 	out := append(append((*buf)[:0], line...), '\n')
 	if piece != nil {
 		n := len(out)
-		out = append(out, make([]byte, piece.N)...)
+		out = slices.Grow(out, piece.N)[:n+piece.N]
 		if err := b.src.readAt(piece.ID, out[n:], piece.Off); err != nil {
 			b.bad(fmt.Errorf("read blob %d at %d: %w", piece.ID, piece.Off, err))
 			return 0, errSource

@@ -32,6 +32,10 @@ const (
 // than a push that is refused.
 const reserve = 256 << 20
 
+// orderSize is the room for an order, in bytes: the piece that follows it goes past
+// this buffer into its own.
+const orderSize = 4 << 10
+
 // relay is the process on a host.
 type relay struct {
 	store *store
@@ -92,7 +96,8 @@ func (r *relay) close() {
 
 // listen reads the orders, and the bytes between them.
 func (r *relay) listen(ctx context.Context, in io.Reader, silence *time.Timer) error {
-	br := bufio.NewReaderSize(in, 64<<10)
+	widePipe(in)
+	br := bufio.NewReaderSize(in, orderSize)
 	buf := make([]byte, frameData)
 	defer r.unfeed()
 	for {

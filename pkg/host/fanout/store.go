@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/kocli/kocli/pkg/fault"
@@ -77,6 +78,9 @@ type slot struct {
 
 	hashing sync.Mutex // held by who moves have on
 	sum     hash.Hash  // of the first have bytes; nil when whole
+
+	found    int64     // bytes of a part that an earlier run left
+	foundSum hash.Hash // of them
 }
 
 // openStore opens the folder for this process alone.
@@ -134,11 +138,13 @@ func (s *store) partPath(digest string) string {
 	return filepath.Join(s.root, "part", strings.TrimPrefix(digest, "sha256:"))
 }
 
-// part is what a host has of a blob: its length, and the hash of each chunk.
+// part is what a host has of a blob: its length, and the XXH64 of each chunk. They
+// tell what was damaged or never written; that nothing was forged, the digest of the
+// whole blob does in the end.
 type part struct {
 	ID     int      `json:"i"`
-	Size   int64    `json:"n"`
-	Chunks []string `json:"c"`
+	Size   int64    `json:"n"` // bytes
+	Chunks []uint64 `json:"c"`
 }
 
 // want registers a blob. What is there of it is returned: whole, or the part
@@ -155,8 +161,12 @@ func (s *store) want(b Blob) (whole bool, p *part, err error) {
 		}
 	}
 	if !x.whole {
-		if p, err = s.readPart(b); err != nil {
+		x.foundSum = sha256.New()
+		if p, err = s.readPart(b, x.foundSum); err != nil {
 			return false, nil, err
+		}
+		if p != nil {
+			x.found = p.Size
 		}
 	}
 	s.mu.Lock()
@@ -177,9 +187,9 @@ func (s *store) elsewhere(b Blob) []string {
 	return out
 }
 
-// readPart hashes the chunks of a part that an earlier run left; nil when there
-// is none.
-func (s *store) readPart(b Blob) (*part, error) {
+// readPart sums up the chunks of a part that an earlier run left, and all of it in
+// sum; nil when there is none.
+func (s *store) readPart(b Blob, sum hash.Hash) (*part, error) {
 	f, err := os.Open(s.partPath(b.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -188,28 +198,28 @@ func (s *store) readPart(b Blob) (*part, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read
-	p, err := hashChunks(io.LimitReader(f, b.Size))
-	p.ID = b.ID
+	p := part{ID: b.ID}
+	p.Chunks, p.Size, err = sumChunks(io.TeeReader(io.LimitReader(f, b.Size), sum))
 	if p.Size == 0 {
 		return nil, err
 	}
 	return &p, err
 }
 
-func hashChunks(r io.Reader) (part, error) {
-	var p part
+// sumChunks reads to the end.
+func sumChunks(r io.Reader) (sums []uint64, size int64, err error) {
+	buf := make([]byte, chunkSize)
 	for {
-		h := sha256.New()
-		n, err := io.CopyN(h, r, chunkSize)
+		n, err := io.ReadFull(r, buf)
 		if n > 0 {
-			p.Size += n
-			p.Chunks = append(p.Chunks, hex.EncodeToString(h.Sum(nil)))
+			size += int64(n)
+			sums = append(sums, xxhash.Sum64(buf[:n]))
 		}
-		if errors.Is(err, io.EOF) {
-			return p, nil
-		}
-		if err != nil {
-			return p, err
+		switch {
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return sums, size, nil
+		case err != nil:
+			return sums, size, err
 		}
 	}
 }
@@ -217,15 +227,18 @@ func hashChunks(r io.Reader) (part, error) {
 // matching returns what of a part is as in the source: the bytes from the start,
 // and pieces beyond the first that is not.
 func (p part) matching(src io.ReaderAt) (n int64, more []span, err error) {
-	for i, want := range p.Chunks {
+	ours, size, err := sumChunks(io.NewSectionReader(src, 0, p.Size))
+	if err != nil {
+		return 0, nil, err
+	}
+	if size != p.Size || len(ours) != len(p.Chunks) {
+		return 0, nil, fmt.Errorf("%d sums of %d bytes, where there are %d of %d", len(p.Chunks), p.Size, len(ours), size)
+	}
+	for i, sum := range ours {
 		off := int64(i) * chunkSize
-		end := min(off+chunkSize, p.Size)
-		h := sha256.New()
-		if _, err := io.CopyN(h, io.NewSectionReader(src, off, end-off), max(end-off, 0)); err != nil {
-			return n, more, err
-		}
+		end := min(off+chunkSize, size)
 		switch {
-		case end <= off || hex.EncodeToString(h.Sum(nil)) != want:
+		case sum != p.Chunks[i]:
 		case off == n:
 			n = end
 		default:
@@ -268,9 +281,10 @@ func (s *store) keep(id int, n int64, more []span) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.New()
+	sum := x.foundSum
 	err = f.Truncate(end)
-	if err == nil {
+	if err == nil && (sum == nil || x.found != n) {
+		sum = sha256.New()
 		_, err = io.Copy(sum, io.NewSectionReader(f, 0, n))
 	}
 	if err != nil {
@@ -282,6 +296,7 @@ func (s *store) keep(id int, n int64, more []span) error {
 		_ = x.file.Close() // it is opened anew
 	}
 	x.file, x.sum, x.have, x.more = f, sum, n, more
+	x.foundSum = nil // it moves on with sum
 	s.notify()
 	return nil
 }

@@ -21,7 +21,7 @@ import (
 
 // Protocol is the version of what relays and operators say to each other. It is
 // part of the keys: two versions never understand each other by accident.
-const Protocol = "2"
+const Protocol = "3"
 
 const (
 	keySize   = 32
