@@ -2,8 +2,10 @@ package sshhost
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,13 +15,14 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
-// answer runs "$@" and prints one line: stdout in base64 with "[status]" at any
-// place in it, "|", and stderr in base64. No temporary file is made, so a dry
-// run leaves no trace on a machine; and few processes are, because a batch asks
-// a hundred questions.
+// answer, for a shell that counts bytes (see environment), has q run "$@" and print stdout in base64 with "[status]" at any place in
+// it, "|", the length of stderr, ":", and stderr; r does the same for a file that is
+// read, after a "!" where that failed at first. No temporary file is made, so a dry
+// run leaves no trace on a machine; and few processes are, because a batch asks a
+// hundred questions.
 const answer = `exec 3>&1
-q() { e=$( { { "$@" </dev/null 3>&-; printf '[%d]' "$?" >&3; } | base64 -w0 >&3; } 2>&1 ); printf '|' >&3
-if [ -n "$e" ]; then printf %s "$e" | base64 -w0 >&3; fi; printf '\n' >&3; }
+q() { e=$( { { "$@" </dev/null 3>&-; printf '[%d]' "$?" >&3; } | base64 -w0 >&3; } 2>&1 ); printf '|%d:%s\n' "${#e}" "$e" >&3; }
+r() { if base64 -w0 -- "$1" </dev/null >&3 2>/dev/null; then printf '[0]|0:\n' >&3; else printf '!' >&3; q cat -- "$1"; fi; }
 `
 
 // Batch runs many commands in one round trip; in two where some need root and
@@ -58,25 +61,26 @@ func (h *Host) batch(ctx context.Context, root bool, cmds []host.Cmd) ([]host.Re
 	var script bytes.Buffer
 	script.WriteString(answer)
 	for _, a := range asked {
+		if a.reads() {
+			script.WriteString("r " + host.Quote(a.argv[2]) + "\n")
+			continue
+		}
 		script.WriteString("q " + host.Quote(append(a.limit(), a.argv...)...) + "\n")
 	}
 	o, err := h.run(ctx, host.Cmd{Argv: []string{"sh", "-s"}, Root: root, Stdin: &script})
-	if n := bytes.Count(o.Stdout, []byte("\n")); ctx.Err() != nil && o.Stdout != nil && n < len(asked) {
+	answers, bad := parseAnswers(o.Stdout)
+	if n := len(answers); ctx.Err() != nil && o.Stdout != nil && n < len(asked) {
 		return nil, fmt.Errorf("%s: %w", asked[n].name(cmds), context.Cause(ctx)) // the first without an answer is the one that hangs
 	}
 	if err != nil {
 		return nil, err
 	}
-	lines := bytes.Split(bytes.TrimSuffix(o.Stdout, []byte("\n")), []byte("\n"))
-	if len(lines) != len(asked) {
-		return nil, fmt.Errorf("%d answers to %d questions: %s", len(lines), len(asked), o.Stderr)
+	if bad != nil || len(answers) != len(asked) {
+		return nil, fmt.Errorf("%d answers to %d questions: %w", len(answers), len(asked), cmp.Or(bad, errors.New(string(o.Stderr))))
 	}
 	out := make([]host.Result, len(cmds))
 	for n, a := range asked {
-		r, err := parseAnswer(string(lines[n]))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", a.name(cmds), err)
-		}
+		r := answers[n]
 		if a.timeout > 0 && r.Code == timedOut {
 			r.Err = fmt.Errorf("%s: no end after %s: %w", a.name(cmds), a.timeout, context.DeadlineExceeded)
 		}
@@ -93,6 +97,11 @@ type asked struct {
 	files []string // one for each, when they were merged
 
 	timeout time.Duration // zero means: as long as all of them
+}
+
+// reads reports whether it only reads a file.
+func (a asked) reads() bool {
+	return len(a.argv) == 3 && a.argv[0] == "cat" && a.argv[1] == "--" && a.timeout == 0
 }
 
 // timedOut is the status with which coreutils' timeout ends a program.
@@ -192,22 +201,47 @@ func (a asked) split(r host.Result, out []host.Result) {
 	}
 }
 
-// parseAnswer takes one line of answer apart.
-func parseAnswer(line string) (host.Result, error) {
-	stdout, stderr, ok := strings.Cut(line, "|")
-	from, to := strings.Index(stdout, "["), strings.Index(stdout, "]")
-	if !ok || from < 0 || to < from {
-		return host.Result{}, fmt.Errorf("answer %.40q cannot be read", line)
+// parseAnswers takes apart what the answers of a script print, up to the first that is
+// not whole. Its error says what cannot be read.
+func parseAnswers(said []byte) (out []host.Result, err error) {
+	for len(said) > 0 {
+		stdout, rest, ok := bytes.Cut(said, []byte("|"))
+		length, rest, more := bytes.Cut(rest, []byte(":"))
+		if !ok || !more {
+			return out, nil
+		}
+		n, err := strconv.Atoi(string(length))
+		if err != nil || n < 0 {
+			return out, fmt.Errorf("answer %.40q: %.20q is no length", said, length)
+		}
+		if len(rest) < n+1 {
+			return out, nil
+		}
+		if rest[n] != '\n' {
+			return out, fmt.Errorf("answer %.40q does not end with its line", said)
+		}
+		r, err := parseAnswer(string(stdout))
+		if err != nil {
+			return out, err
+		}
+		r.Stderr = bytes.Clone(rest[:n])
+		out, said = append(out, r), rest[n+1:]
 	}
-	var r host.Result
-	if _, err := fmt.Sscanf(stdout[from:to+1], "[%d]", &r.Code); err != nil {
-		return host.Result{}, fmt.Errorf("answer %.40q: %w", line, err)
+	return out, nil
+}
+
+// parseAnswer takes stdout and status apart.
+func parseAnswer(said string) (r host.Result, err error) {
+	said = said[strings.LastIndex(said, "!")+1:]
+	from, to := strings.Index(said, "["), strings.Index(said, "]")
+	if from < 0 || to < from {
+		return r, fmt.Errorf("answer %.40q has no status", said)
 	}
-	var err1, err2 error
-	r.Stdout, err1 = base64.StdEncoding.DecodeString(stdout[:from] + stdout[to+1:])
-	r.Stderr, err2 = base64.StdEncoding.DecodeString(stderr)
-	if err1 != nil || err2 != nil {
-		return host.Result{}, fmt.Errorf("answer %.40q is not base64", line)
+	if r.Code, err = strconv.Atoi(said[from+1 : to]); err != nil {
+		return r, fmt.Errorf("answer %.40q: %w", said, err)
+	}
+	if r.Stdout, err = base64.StdEncoding.DecodeString(said[:from] + said[to+1:]); err != nil {
+		return r, fmt.Errorf("answer %.40q is not base64", said)
 	}
 	return r, nil
 }

@@ -514,6 +514,49 @@ func TestHost_cancelReturnsOnADeadConnection(t *testing.T) {
 }
 
 // Of many questions that travel together, the one that hangs is named.
+func TestHost_aBatchTellsFilesAndComplaintsAsTheyAre(t *testing.T) {
+	server := sshtest.Start(t, sshtest.Options{Users: map[string]sshtest.User{"root": {Password: canary}}})
+	h := dial(t, target(server, "root"), options(t))
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	all := string([]byte{0, 1, '\n', '|', '!', '[', '3', ']', ':', 0xff, '\''})
+	missing := filepath.Join(dir, "näme|3:!\n")
+	var cmds []host.Cmd
+	for _, p := range []string{write("all", all), write("empty", ""), write("a b\n'c", "x"), missing, dir} {
+		cmds = append(cmds, host.Command("cat", "--", p))
+	}
+	got := mustBatch(t, h, append(cmds, host.Command("cat", "--", cmds[0].Argv[2], missing)))
+	for i, want := range []string{all, "", "x"} {
+		if string(got[i].Stdout) != want || got[i].Code != 0 || len(got[i].Stderr) != 0 {
+			t.Errorf("file %d: %+v", i, got[i])
+		}
+	}
+	if r := got[3]; r.Code != 1 || len(r.Stdout) != 0 || !strings.Contains(string(r.Stderr), "No such file") {
+		t.Errorf("a file that is not there: %d %q %q", r.Code, r.Stdout, r.Stderr)
+	}
+	if r := got[4]; r.Code != 1 || len(r.Stdout) != 0 || !strings.Contains(string(r.Stderr), "Is a directory") {
+		t.Errorf("a folder: %d %q %q", r.Code, r.Stdout, r.Stderr)
+	}
+	if r := got[5]; r.Code != 1 || string(r.Stdout) != all || !strings.Contains(string(r.Stderr), "No such file") {
+		t.Errorf("one of two files: %d %q %q", r.Code, r.Stdout, r.Stderr)
+	}
+}
+
+func mustBatch(t *testing.T, h *sshhost.Host, cmds []host.Cmd) []host.Result {
+	t.Helper()
+	out, err := h.Batch(t.Context(), cmds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 func TestHost_aBatchNamesTheQuestionThatHangs(t *testing.T) {
 	server := sshtest.Start(t, sshtest.Options{Users: map[string]sshtest.User{"root": {Password: canary}}})
 	h := dial(t, target(server, "root"), options(t))
