@@ -10,6 +10,7 @@ import (
 	"github.com/kocli/kocli/pkg/etcd"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
+	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/plan"
 )
@@ -43,7 +44,18 @@ func (s controlPlane) rollBack(ctx context.Context, h host.Host, cause error) er
 		if serves, err = c.Version(ctx); err != nil {
 			return err
 		}
-		return c.ControlPlaneAt(ctx, s.Node.Name, func(string) bool { return true })
+		if err := c.ControlPlaneAt(ctx, s.Node.Name, func(string) bool { return true }); err != nil {
+			return err
+		}
+		n, err := c.Node(ctx, s.Node.Name)
+		if err != nil || n == nil {
+			return err
+		}
+		// Its kubelet had nobody to report to for a while.
+		if ok, why := kube.NodeCondition(n); !ok {
+			return fmt.Errorf("node %s is not ready: %s", n.Name, why)
+		}
+		return nil
 	})
 	if err != nil {
 		return fault.New(fault.Failure, logsHint(h.Name())+"; a snapshot of etcd from before is at "+SnapshotPath(s.to()),

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,9 +280,32 @@ func TestControlPlane_thatDoesNotBecomeHealthyIsAsBefore(t *testing.T) {
 			}
 			x.atWork(x.cp, "kubeadm")
 			bad := true
-			x.api.Broken = func(_, component, version string) bool { return bad && component == broken && version == to }
+			// The kubelet has nobody to report to, and does so a little after it is back.
+			var reported atomic.Bool
+			var once sync.Once
+			ready := func(status string) {
+				n := x.api.Get("nodes", "", "cp-1")
+				n["status"].(kubetest.Object)["conditions"] = []any{kubetest.Object{"type": "Ready", "status": status}}
+				x.api.Put("nodes", "", "cp-1", n)
+			}
+			silent := func() {
+				ready("Unknown")
+				time.Sleep(1500 * time.Millisecond)
+				reported.Store(true)
+				ready("True")
+			}
+			x.api.Broken = func(_, component, version string) bool {
+				hit := bad && component == broken && version == to
+				if hit {
+					once.Do(func() { go silent() })
+				}
+				return hit
+			}
 			s := upgrade.ControlPlane(o)
 			err := s.Apply(t.Context(), ledger.Wrap(x.cp))
+			if !reported.Load() {
+				t.Error("it is called back, and its node is not ready")
+			}
 			if err == nil || fault.CodeOf(err) != fault.Failure || !strings.Contains(err.Error(), "control plane cp-1 does not get to "+to+" and is back at "+from) || !strings.Contains(err.Error(), broken) || fault.HintOf(err) == "" {
 				t.Fatalf("%v, hint %q", err, fault.HintOf(err))
 			}
