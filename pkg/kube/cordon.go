@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,14 +94,14 @@ func cordon(out bool, mark any) map[string]any {
 	}
 }
 
-// PinnedReady returns nil when the pods that go with a node, in namespaces, are ready
-// on it: static ones and those of DaemonSets.
-func (c *Client) PinnedReady(ctx context.Context, node string, namespaces ...string) error {
-	var errs []error
+// PinnedUnready returns the pods that go with a node, in namespaces, and are not ready
+// on it, by namespace and name, with the reason: static ones and those of DaemonSets.
+func (c *Client) PinnedUnready(ctx context.Context, node string, namespaces ...string) (map[string]string, error) {
+	out := map[string]string{}
 	for _, ns := range namespaces {
 		l, err := c.Typed.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		if err != nil {
-			return fmt.Errorf("list the pods of %s: %w", node, err)
+			return nil, fmt.Errorf("list the pods of %s: %w", node, err)
 		}
 		for i := range l.Items {
 			p := &l.Items[i]
@@ -110,9 +109,9 @@ func (c *Client) PinnedReady(ctx context.Context, node string, namespaces ...str
 				continue
 			}
 			if ok, why := PodReady(p); !ok {
-				errs = append(errs, fmt.Errorf("pod %s/%s: %s", p.Namespace, p.Name, why))
+				out[p.Namespace+"/"+p.Name] = why
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return out, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -141,11 +143,16 @@ func Begin(o Options, step plan.Step) plan.Step {
 // its kubeadm writes. Its programs are there. One that does not become healthy within
 // its limit gets back what it had, and takes pods again.
 func Kubelet(o Options) plan.Step {
-	k := kubelet{o}
+	k := kubelet{Options: o}
 	return converge.Func{Name: "upgrade/kubelet", CheckFn: k.check, ApplyFn: k.apply}
 }
 
-type kubelet struct{ Options }
+type kubelet struct {
+	Options
+	// sick are pods that go with the node and were not ready before its kubelet was
+	// touched, by name, with the reason: it is not to blame for them.
+	sick map[string]string
+}
 
 func (k kubelet) check(ctx context.Context, r host.Reader) ([]plan.Change, error) {
 	c, err := k.API.Look(ctx)
@@ -179,6 +186,9 @@ func (k kubelet) check(ctx context.Context, r host.Reader) ([]plan.Change, error
 func (k kubelet) apply(ctx context.Context, h host.Host) error {
 	todo, err := k.check(ctx, h)
 	if err != nil || len(todo) == 0 {
+		return err
+	}
+	if k.sick, err = k.sickBefore(ctx); err != nil {
 		return err
 	}
 	if k.Alone { // nothing was drained
@@ -264,7 +274,35 @@ func (k kubelet) back(ctx context.Context, h host.Host, c *kube.Client, wanted f
 			return err
 		}
 	}
-	return c.PinnedReady(ctx, k.Node.Name, infrastructure()...)
+	unready, err := c.PinnedUnready(ctx, k.Node.Name, infrastructure()...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(unready)) {
+		if _, before := k.sick[name]; !before {
+			errs = append(errs, fmt.Errorf("pod %s: %s", name, unready[name]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sickBefore finds and tells of the pods that are not ready before the kubelet is
+// touched. None are excused where it has come to the version already.
+func (k kubelet) sickBefore(ctx context.Context) (map[string]string, error) {
+	c, err := k.API.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := c.Node(ctx, k.Node.Name)
+	if err != nil || n == nil || k.reached(n.Status.NodeInfo.KubeletVersion) {
+		return nil, err
+	}
+	sick, err := c.PinnedUnready(ctx, k.Node.Name, infrastructure()...)
+	for _, name := range slices.Sorted(maps.Keys(sick)) {
+		plan.Say(ctx, fmt.Sprintf("%s: pod %s is not ready (%s) before its kubelet is upgraded, and is not waited for", k.Node.Name, name, sick[name]))
+	}
+	return sick, err
 }
 
 // failed puts the kubelet back that the node had, gives the node back, and returns an

@@ -538,7 +538,7 @@ func TestKubelet_putBackThatDoesNotReportIsNotCalledBack(t *testing.T) {
 	defer x.api.Close()
 	x.upgraded(t)
 	o := x.options(x.w)
-	o.Limit, o.Settle = 300*time.Millisecond, 300*time.Millisecond
+	o.Limit, o.Settle, o.Poll = 300*time.Millisecond, 300*time.Millisecond, 50*time.Millisecond
 	k := upgrade.Kubelet(o)
 	for _, s := range []plan.Step{upgrade.Save(o), upgrade.Drain(o, []plan.Step{k})} {
 		if err := s.Apply(t.Context(), x.w); err != nil {
@@ -570,7 +570,7 @@ func TestControlPlane_isNotRolledBackForAnother(t *testing.T) {
 	cp2["status"] = kubetest.Object{"conditions": []any{kubetest.Object{"type": "Ready", "status": "Unknown", "message": "its host is down"}}}
 	x.api.Put("nodes", "", "cp-2", cp2)
 	x.cp.Write(kubeadm.UpgradeConfigPath, 0o600, "")
-	o.Limit = 200 * time.Millisecond
+	o.Limit, o.Poll = 200*time.Millisecond, 50*time.Millisecond
 	err := upgrade.ControlPlane(o).Apply(t.Context(), ledger.Wrap(x.cp))
 	if err == nil || !strings.Contains(err.Error(), "its host is down") || strings.Contains(err.Error(), "is back at") {
 		t.Errorf("%v", err)
@@ -715,5 +715,37 @@ func TestDrain_goesOnWithVolumesThatStay(t *testing.T) {
 	}
 	if n := x.api.Get("nodes", "", "w-1"); n["spec"].(kubetest.Object)["unschedulable"] != true {
 		t.Error("the node takes pods")
+	}
+}
+
+// A pod that was ill before is not held against the kubelet; one that falls ill is.
+func TestKubelet_isNotToBlameForWhatWasIllBefore(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		x := newWorld(t)
+		defer x.api.Close()
+		x.upgraded(t)
+		ill := func() {
+			x.api.Put("pods", "kube-system", "agent-w-1", kubetest.Object{
+				"metadata": kubetest.Object{"ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "u", "controller": true}}},
+				"spec":     kubetest.Object{"nodeName": "w-1"}, "status": kubetest.Object{"phase": "Running", "conditions": []any{kubetest.Object{"type": "Ready", "status": "False"}}},
+			})
+		}
+		if before {
+			ill()
+		} else {
+			x.w.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+				if strings.Join(argv, " ") == "systemctl restart kubelet.service" {
+					ill()
+				}
+				return hosttest.Reply{}, false
+			})
+		}
+		o := x.options(x.w)
+		o.Limit, o.Poll = time.Second, 50*time.Millisecond
+		x.atWork(x.w, "kubelet", "kubeadm")
+		err := upgrade.Kubelet(o).Apply(t.Context(), ledger.Wrap(x.w))
+		if (err == nil) != before || !before && !strings.Contains(err.Error(), "pod kube-system/agent-w-1") {
+			t.Errorf("ill before %t: %v", before, err)
+		}
 	}
 }
