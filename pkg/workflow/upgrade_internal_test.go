@@ -234,3 +234,27 @@ func TestUpgrading_seesANodeThatWasNotGivenBack(t *testing.T) {
 		}
 	}
 }
+
+// Room is asked for the copies of etcd's data before they are made.
+func TestUpgrading_reckonsWithCopiesOfEtcd(t *testing.T) {
+	hosts := machines{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
+		hosts[n] = hosttest.New(n)
+	}
+	hosts["cp-2"].Write(kubeadm.EtcdDataPath, 0o600, strings.Repeat("x", 4096))
+	s := session(t, hosts)
+	u := &upgrading{Session: s, base: s.inv}
+	for _, begun := range []bool{false, true} {
+		got, err := u.etcdCopies(t.Context(), upgrade.Hop{Begun: begun})
+		if err != nil || len(got) != map[bool]int{false: 1, true: 0}[begun] {
+			t.Errorf("begun %t: %v, %v", begun, got, err)
+		}
+		if want := []preflight.Space{{Path: "/var/lib/kocli/upgrade", Bytes: 4096}, {Path: "/etc/kubernetes/tmp", Bytes: 4096 + etcdLogs}}; !begun && !slices.Equal(got["cp-2"], want) {
+			t.Errorf("%v", got)
+		}
+	}
+	hosts["cp-3"].Cut()
+	if _, err := u.etcdCopies(t.Context(), upgrade.Hop{}); fault.CodeOf(err) != fault.Unreachable {
+		t.Errorf("%v", err)
+	}
+}
