@@ -35,13 +35,15 @@ minor needs a bundle; one bundle may hold several versions. The way is shown fir
 Before each hop the cluster is judged: nodes, etcd, certificates, APIs that go, disruption
 budgets, disks. All that is wrong is reported together, with exit code 3 and nothing
 changed. Then content goes to all hosts and what will be replaced is kept on them, while
-the cluster works. Control planes are upgraded one by one, each behind a check of its
-health; then kubelets, on nodes that are drained: of control planes, of one worker, of the
-others as spec.maintenance allows. A control plane or kubelet that does not become healthy
-gets back what it had.
+the cluster works. kubeadm of the version is there by then: it is asked as well before
+anything of the cluster is changed (kubeadm upgrade plan). Control planes are upgraded one
+by one, each behind a check of its health; then kubelets, on nodes that are drained: of
+control planes, of one worker, of the others as spec.maintenance allows. A control plane
+or kubelet that does not become healthy gets back what it had.
 
-Interrupted anywhere, the same command goes on. The checks of the cluster are called
-` + strings.Join(upgrade.Names(), ", ") + `.`,
+Interrupted anywhere, the same command goes on. A kubeadm that is at work on a host when
+kocli ends goes on there, and the same command waits for it. The checks of the cluster are
+called ` + strings.Join(upgrade.Names(), ", ") + `.`,
 		Example: `  kocli upgrade -f cluster.yaml --bundle kocli-v1.37.2-amd64.tar
   kocli upgrade -f cluster.yaml --bundle kocli-v1.36.3-amd64.tar --bundle kocli-v1.37.2-amd64.tar --to v1.37.2 --dry-run
   kocli upgrade -f cluster.yaml --bundle kocli-v1.37.2-amd64.tar --pause-after canary --yes`,

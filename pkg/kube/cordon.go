@@ -2,7 +2,7 @@ package kube
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,7 +20,7 @@ func (c *Client) CordonFor(ctx context.Context, name, why string) error {
 		if n.Spec.Unschedulable {
 			return nil
 		}
-		return cordon(why)
+		return cordon(true, why)
 	})
 }
 
@@ -35,29 +35,73 @@ func (c *Client) UncordonOurs(ctx context.Context, name string) error {
 		if !CordonedByUs(n) {
 			return nil
 		}
-		return cordon(nil)
+		return cordon(false, nil)
 	})
 }
 
-// CordonedByUs reports whether kocli took a node out of service itself.
-func CordonedByUs(n *corev1.Node) bool { return n.Annotations[Cordoned] != "" }
+// Cordon has no new pods placed on a node, or takes that back, because an operator
+// says so: whoever took the node out of service before, it is not kocli's any more to
+// give it back. It reports whether there was anything to do.
+func (c *Client) Cordon(ctx context.Context, name string, out bool) (changed bool, err error) {
+	verb := "cordon"
+	if !out {
+		verb = "uncordon"
+	}
+	err = c.changeNode(ctx, name, verb, func(n *corev1.Node) map[string]any {
+		changed = n.Spec.Unschedulable != out || n.Annotations[Cordoned] != ""
+		if !changed {
+			return nil
+		}
+		return cordon(out, nil)
+	})
+	return changed && err == nil, err
+}
 
-// cordon sets or, with a nil mark, removes both, the mark and the cordon, in one write.
-func cordon(mark any) map[string]any {
+// CordonedByUs reports whether kocli took a node out of service itself, and nobody has
+// given it back and taken it again since.
+func CordonedByUs(n *corev1.Node) bool {
+	return n.Annotations[Cordoned] != "" && n.Spec.Unschedulable && cordonOurs(n)
+}
+
+// cordonOurs reports whether kocli was the last to say that a node takes no pods, by
+// what the API server remembers of who wrote what. Where it remembers nothing of that,
+// the mark is believed.
+func cordonOurs(n *corev1.Node) bool {
+	known := false
+	for _, m := range n.ManagedFields {
+		var f struct {
+			Spec struct {
+				Unschedulable *struct{} `json:"f:unschedulable"`
+			} `json:"f:spec"`
+		}
+		if m.FieldsV1 == nil || json.Unmarshal(m.FieldsV1.GetRawBytes(), &f) != nil || f.Spec.Unschedulable == nil {
+			continue
+		}
+		if m.Manager == FieldManager {
+			return true
+		}
+		known = true
+	}
+	return !known
+}
+
+// cordon sets both in one write: whether a node takes no pods, and the mark that kocli
+// wants it so; nil removes the mark.
+func cordon(out bool, mark any) map[string]any {
 	return map[string]any{
 		"metadata": map[string]any{"annotations": map[string]any{Cordoned: mark}},
-		"spec":     map[string]any{"unschedulable": mark != nil},
+		"spec":     map[string]any{"unschedulable": out},
 	}
 }
 
-// PinnedReady returns nil when the pods that go with a node, in namespaces, are ready
-// on it: static ones and those of DaemonSets.
-func (c *Client) PinnedReady(ctx context.Context, node string, namespaces ...string) error {
-	var errs []error
+// PinnedUnready returns the pods that go with a node, in namespaces, and are not ready
+// on it, by namespace and name, with the reason: static ones and those of DaemonSets.
+func (c *Client) PinnedUnready(ctx context.Context, node string, namespaces ...string) (map[string]string, error) {
+	out := map[string]string{}
 	for _, ns := range namespaces {
 		l, err := c.Typed.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		if err != nil {
-			return fmt.Errorf("list the pods of %s: %w", node, err)
+			return nil, fmt.Errorf("list the pods of %s: %w", node, err)
 		}
 		for i := range l.Items {
 			p := &l.Items[i]
@@ -65,9 +109,9 @@ func (c *Client) PinnedReady(ctx context.Context, node string, namespaces ...str
 				continue
 			}
 			if ok, why := PodReady(p); !ok {
-				errs = append(errs, fmt.Errorf("pod %s/%s: %s", p.Namespace, p.Name, why))
+				out[p.Namespace+"/"+p.Name] = why
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/klog/v2"
 	"k8s.io/kubectl/pkg/drain"
 )
 
@@ -30,29 +32,6 @@ type DrainOptions struct {
 	Say func(string)
 }
 
-// Cordon has no new pods placed on a node, or takes that back. It reports whether
-// there was anything to do.
-func (c *Client) Cordon(ctx context.Context, name string, cordon bool) (changed bool, err error) {
-	n, err := c.Node(ctx, name)
-	if err != nil {
-		return false, err
-	}
-	if n == nil {
-		return false, fmt.Errorf("node %s is not in the cluster", name)
-	}
-	if n.Spec.Unschedulable == cordon {
-		return false, nil
-	}
-	if err := drain.RunCordonOrUncordon(&drain.Helper{Ctx: ctx, Client: c.Typed}, n, cordon); err != nil {
-		verb := "cordon"
-		if !cordon {
-			verb = "uncordon"
-		}
-		return false, fmt.Errorf("%s %s: %w", verb, name, err)
-	}
-	return true, nil
-}
-
 // Drain cordons a node and evicts its pods, as kubectl drain does: disruption
 // budgets are obeyed, DaemonSet pods stay, emptyDir data is lost. It gives up
 // after the time-out, names what holds the pods, and uncordons the node where it
@@ -62,9 +41,11 @@ func (c *Client) Drain(ctx context.Context, name string, o DrainOptions) error {
 	if err != nil || n == nil {
 		return err
 	}
-	cordoned, err := c.Cordon(ctx, name, true)
-	if err != nil {
-		return err
+	cordoned := !n.Spec.Unschedulable
+	if cordoned { // what is so already keeps the mark of whoever did it
+		if _, err := c.Cordon(ctx, name, true); err != nil {
+			return err
+		}
 	}
 	if err := c.evict(ctx, name, o); err != nil {
 		if cordoned {
@@ -111,7 +92,8 @@ func (c *Client) evict(ctx context.Context, name string, o DrainOptions) error {
 }
 
 // Drained reports whether a node takes no new pods and has none but those that go
-// with it. One that is not in the cluster has none.
+// with it, and those that are placed on it all the same: they come back when they are
+// evicted. One that is not in the cluster has none.
 func (c *Client) Drained(ctx context.Context, name string) (bool, error) {
 	n, err := c.Node(ctx, name)
 	if err != nil || n == nil {
@@ -120,19 +102,29 @@ func (c *Client) Drained(ctx context.Context, name string) (bool, error) {
 	if !n.Spec.Unschedulable {
 		return false, nil
 	}
-	left, err := c.movable(ctx, name)
+	left, err := c.movable(ctx, name, undeterred)
 	return len(left) == 0, err
 }
 
-// movable lists the pods of a node that do not go with it.
-func (c *Client) movable(ctx context.Context, node string) ([]string, error) {
+// undeterred reports whether a pod is placed on nodes that take no pods: it tolerates
+// their taint, as those do that tolerate everything.
+func undeterred(p *corev1.Pod) bool {
+	taint := corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+	return p.DeletionTimestamp == nil && slices.ContainsFunc(p.Spec.Tolerations, func(t corev1.Toleration) bool {
+		return t.ToleratesTaint(klog.Background(), &taint, false)
+	})
+}
+
+// movable lists the pods of a node that do not go with it, but those that except is
+// true of.
+func (c *Client) movable(ctx context.Context, node string, except func(*corev1.Pod) bool) ([]string, error) {
 	l, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 	if err != nil {
 		return nil, fmt.Errorf("list the pods of %s: %w", node, err)
 	}
 	var out []string
 	for i := range l.Items {
-		if p := &l.Items[i]; !pinned(p) {
+		if p := &l.Items[i]; !pinned(p) && !except(p) {
 			out = append(out, p.Namespace+"/"+p.Name)
 		}
 	}
@@ -208,6 +200,25 @@ func (c *Client) held(ctx context.Context, which metav1.ListOptions) (map[string
 	return out, nil
 }
 
+// Bare lists the pods that a drain deletes and nobody makes again, by node: those that
+// run and that no controller owns.
+func (c *Client) Bare(ctx context.Context) (map[string][]string, error) {
+	l, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	out := map[string][]string{}
+	for i := range l.Items {
+		p := &l.Items[i]
+		ended := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+		if p.Spec.NodeName == "" || ended || pinned(p) || metav1.GetControllerOf(p) != nil {
+			continue
+		}
+		out[p.Spec.NodeName] = append(out[p.Spec.NodeName], p.Namespace+"/"+p.Name)
+	}
+	return out, nil
+}
+
 // Attached lists the volumes that are still attached to a node.
 func (c *Client) Attached(ctx context.Context, node string) ([]string, error) {
 	l, err := c.Typed.StorageV1().VolumeAttachments().List(ctx, metav1.ListOptions{})
@@ -270,7 +281,7 @@ func (c *Client) Abandon(ctx context.Context, name string, timeout time.Duration
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err = Poll(ctx, time.Second, func(ctx context.Context) error {
-		left, err := c.movable(ctx, name)
+		left, err := c.movable(ctx, name, func(*corev1.Pod) bool { return false })
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("pods that the cluster has not freed yet: %s", strings.Join(left, ", "))
 		}

@@ -254,3 +254,20 @@ func TestClient_checksTheServersCertificate(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The time may be up in the middle of a question, and that is not why.
+func TestPoll_saysWhyItWaited(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	asked := 0
+	err := kube.Poll(ctx, time.Millisecond, func(ctx context.Context) error {
+		if asked++; asked == 1 {
+			return errors.New("the node is not ready")
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if err == nil || !strings.Contains(err.Error(), "the node is not ready") {
+		t.Errorf("%v", err)
+	}
+}

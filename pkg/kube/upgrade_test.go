@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kocli/kocli/pkg/host/hosttest"
@@ -205,5 +206,55 @@ func TestHelmObjects_readsReleasesThatAreDeployed(t *testing.T) {
 	want := []kube.HelmObject{{Release: "default/shop", GroupVersion: "networking.k8s.io/v1beta1", Resource: "servicecidrs", Name: "more"}, {Release: "default/shop", GroupVersion: "v1", Resource: "services", Name: "shop"}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// By the mark alone a node would be given back that an operator has taken since.
+func TestCordonedByUs_looksAtWhoWroteLast(t *testing.T) {
+	fields := func(manager, text string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: metav1.NewFieldsV1(text)}
+	}
+	const spec, other = `{"f:spec":{"f:unschedulable":{}}}`, `{"f:spec":{"f:taints":{}}}`
+	for name, c := range map[string]struct {
+		mark, out bool
+		fields    []metav1.ManagedFieldsEntry
+		want      bool
+	}{
+		"marked, and nothing is remembered":     {true, true, nil, true},
+		"written by kocli":                      {true, true, []metav1.ManagedFieldsEntry{fields("kubelet", other), fields(kube.FieldManager, spec)}, true},
+		"given back and taken by kubectl since": {true, true, []metav1.ManagedFieldsEntry{fields(kube.FieldManager, other), fields("kubectl-cordon", spec)}, false},
+		"given back by kubectl":                 {true, false, nil, false},
+		"taken by an operator":                  {false, true, []metav1.ManagedFieldsEntry{fields("kubectl-cordon", spec)}, false},
+		"what is remembered cannot be read":     {true, true, []metav1.ManagedFieldsEntry{fields("kubectl", "{"), {Manager: "x"}}, true},
+	} {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{ManagedFields: c.fields}, Spec: corev1.NodeSpec{Unschedulable: c.out}}
+		if c.mark {
+			n.Annotations = map[string]string{kube.Cordoned: "upgrade"}
+		}
+		if got := kube.CordonedByUs(n); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// What an operator says of a node takes kocli's mark away: it is the operator's from then
+// on.
+func TestCordon_ofAnOperatorTakesTheMarkAway(t *testing.T) {
+	_, client := upgrading(t)
+	for _, out := range []bool{true, false} {
+		if _, err := client.Cordon(t.Context(), "cp-1", false); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.CordonFor(t.Context(), "cp-1", "upgrade"); err != nil {
+			t.Fatal(err)
+		}
+		changed, err := client.Cordon(t.Context(), "cp-1", out)
+		n, _ := client.Node(t.Context(), "cp-1")
+		if err != nil || !changed || n.Spec.Unschedulable != out || n.Annotations[kube.Cordoned] != "" {
+			t.Errorf("%t: %t, %v, %+v", out, changed, err, n)
+		}
+		if changed, err = client.Cordon(t.Context(), "cp-1", out); changed || err != nil {
+			t.Errorf("%t again: %t, %v", out, changed, err)
+		}
 	}
 }

@@ -65,17 +65,21 @@ var ErrFinal = errors.New("waiting does not help")
 // last reason is the error. An error of the API is a reason like any other; a
 // host that is lost is not: its connection does not come back. Nor is an ErrFinal.
 func Poll(ctx context.Context, interval time.Duration, ready func(ctx context.Context) error) error {
+	var last error
 	for {
 		err := ready(ctx)
 		if err == nil || fault.CodeOf(err) == fault.Unreachable || errors.Is(err, ErrFinal) {
 			return err
+		}
+		if last == nil || ctx.Err() == nil { // that time is up is no reason
+			last = err
 		}
 		select {
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("no longer waiting: %w", err)
+			return fmt.Errorf("no longer waiting: %w", last)
 		case <-time.After(interval):
 		}
 	}

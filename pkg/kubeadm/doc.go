@@ -70,6 +70,8 @@ const (
 	EtcdCAPath   = EtcdDir + "/ca.crt"
 	EtcdCertPath = EtcdDir + "/client.crt"
 	EtcdKeyPath  = EtcdDir + "/client.key"
+	// EtcdDataPath is the data of the node's member of etcd.
+	EtcdDataPath = "/var/lib/etcd/member/snap/db"
 	// EtcdManifestPath and APIServerManifestPath are static pods of kubeadm's.
 	EtcdManifestPath      = ManifestsDir + "/etcd.yaml"
 	APIServerManifestPath = ManifestsDir + "/kube-apiserver.yaml"

@@ -64,18 +64,27 @@ func Run(ctx context.Context, h host.Host, args ...string) error {
 // Output is Run for a command that prints what it makes. That may be a secret: it is
 // in no error.
 func Output(ctx context.Context, h host.Host, args ...string) ([]byte, error) {
-	argv := []string{"flock", "--no-fork", "-w", "600", "/run/kocli-kubeadm.lock", "/usr/bin/kubeadm"}
-	c := host.Command(append(argv, args...)...)
+	c := host.Command(append(locked(), args...)...)
 	c.Timeout = 20 * time.Minute
 	out, err := h.Run(ctx, c)
 	var x *host.ExitError
 	if errors.As(err, &x) {
-		if why := kubeadmError(string(out.Stderr) + "\n" + string(out.Stdout)); why != "" {
-			return nil, fmt.Errorf("kubeadm %s: %s: %w", args[0], why, err)
-		}
-		return nil, fmt.Errorf("kubeadm %s: %w", args[0], err)
+		return nil, explain(args, string(out.Stderr)+"\n"+string(out.Stdout), err)
 	}
 	return out.Stdout, err
+}
+
+// locked is kubeadm, behind the lock.
+func locked() []string {
+	return []string{"flock", "--no-fork", "-w", "600", "/run/kocli-kubeadm.lock", "/usr/bin/kubeadm"}
+}
+
+// explain has the error of a kubeadm that did not succeed begin with what it said.
+func explain(args []string, said string, err error) error {
+	if why := kubeadmError(said); why != "" {
+		return fmt.Errorf("kubeadm %s: %s: %w", args[0], why, err)
+	}
+	return fmt.Errorf("kubeadm %s: %w", args[0], err)
 }
 
 // Said returns what kubeadm itself said in an error of Run: the lines that name

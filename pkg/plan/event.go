@@ -22,6 +22,7 @@ const (
 	Transferred   Kind = "transferred" // progress of bytes
 	Note          Kind = "note"
 	Command       Kind = "command" // a command ended; for the log
+	Said          Kind = "said"    // a line of what a program says; for the log
 )
 
 // Event is one thing that happened. Fields that do not apply are zero.
@@ -57,6 +58,10 @@ func Transfer(ctx context.Context, what string, done, total int64) {
 
 // Say reports a note from inside a step.
 func Say(ctx context.Context, message string) { report(ctx, Event{Kind: Note, Message: message}) }
+
+// Output reports a line of what a program says while it runs: for the log, not for the
+// screen.
+func Output(ctx context.Context, line string) { report(ctx, Event{Kind: Said, Message: line}) }
 
 // Report sends an event from inside a step, with its place filled in.
 func report(ctx context.Context, e Event) {

@@ -22,11 +22,17 @@ type State struct {
 	Deprecated   []Request
 	Written      []Written
 	Held         []Held
+	Bare         []string // pods that nobody makes again: "default/debug on w-1"
 	// Forced says that pods which a disruption budget holds are deleted in the end.
 	Forced   bool
 	Removals Removals
 	Conflict error // of the versions in the bundle
 	Now      time.Time
+	// Plan is what kubeadm of the version says against the hop; empty where it says
+	// nothing, or was not asked yet.
+	Plan string
+	// Unknown is why what a gate looks at could not be looked at, by the gate's name.
+	Unknown map[string]error
 }
 
 // Node is a node of the cluster.
@@ -92,10 +98,16 @@ func Gates() []Gate {
 		{"version-skew", "No kubelet would be more than three minors older than the API servers.", versionSkew},
 		{"removed-apis", "Nobody uses an API that the version does not serve any more.", removedAPIs},
 		{"disruption-budgets", "No disruption budget allows nothing: its pods would hold the drain.", disruptionBudgets},
+		{"bare-pods", "No pod stands alone: the drain deletes it, and nobody makes it again.", barePods},
 		{"feature-gates", "No component is told of a feature gate that the version does not know: it would not start.", featureGates},
 		{"components-fit", "The versions in the bundle are not known to fail together.", componentsFit},
+		{PlanGate, "kubeadm of the version says nothing against it either (kubeadm upgrade plan).", kubeadmPlan},
 	}
 }
+
+// PlanGate is the gate that needs kubeadm of the version, and so comes later than the
+// others: once content is on the hosts, and before anything of the cluster is changed.
+const PlanGate = "kubeadm-plan"
 
 // Names returns the names of all gates.
 func Names() []string {
@@ -107,10 +119,16 @@ func Names() []string {
 }
 
 // Judge makes all checks. An error can be made a warning by the name of its check.
+// What could not be looked at is refused like what is wrong: the others are judged all
+// the same.
 func Judge(s State, ignore []string) []preflight.Finding {
 	var all []preflight.Finding
 	for _, g := range Gates() {
-		for _, f := range g.Run(s) {
+		found := g.Run(s)
+		if err := s.Unknown[g.Name]; err != nil {
+			found = append(found, refuse("", "mend the cause; or go without this check: --ignore "+g.Name, "it cannot be judged: %v", err))
+		}
+		for _, f := range found {
 			f.Check = g.Name
 			if f.Level == preflight.Error && slices.Contains(ignore, g.Name) {
 				f.Level, f.Ignored = preflight.Warning, true
@@ -136,6 +154,9 @@ func warn(node, fix, format string, args ...any) preflight.Finding {
 func nodesReady(s State) []preflight.Finding {
 	var out []preflight.Finding
 	for _, n := range s.Nodes {
+		if n.Listed && n.Cordoned && !n.Ours {
+			out = append(out, warn(n.Name, "kubectl uncordon "+n.Name+" where it was forgotten", "takes no pods, and not because of an upgrade: it is upgraded, and stays so"))
+		}
 		switch {
 		case n.Ready:
 		case s.Hop.Begun || n.Ours:
@@ -255,8 +276,20 @@ func disruptionBudgets(s State) []preflight.Finding {
 	return out
 }
 
+// barePods warns: such a pod may be one that somebody forgot.
+func barePods(s State) []preflight.Finding {
+	if len(s.Bare) == 0 {
+		return nil
+	}
+	return []preflight.Finding{warn("", "save what is needed of them, or have a Deployment or StatefulSet make them",
+		"pods that nobody makes again, and that the drain deletes: %s", strings.Join(s.Bare, ", "))}
+}
+
 // featureGates looks at what the YAML tells the components.
 func featureGates(s State) []preflight.Finding {
+	if s.Inventory == nil {
+		return nil
+	}
 	var out []preflight.Finding
 	look := func(where string, gates []string) {
 		for _, g := range gates {
@@ -294,6 +327,13 @@ func keys(v any) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+func kubeadmPlan(s State) []preflight.Finding {
+	if s.Plan == "" {
+		return nil
+	}
+	return []preflight.Finding{refuse("", "mend what it says, then run the same command again. Content is on the hosts by now, and nothing of the cluster was changed", "%s", s.Plan)}
 }
 
 func componentsFit(s State) []preflight.Finding {

@@ -95,6 +95,11 @@ func TestGates(t *testing.T) {
 		"a gate of the kubelet that went":           {", overrides: {kubelet: {featureGates: {SidecarContainers: true}}}", nil, "feature-gates", preflight.Error, "SidecarContainers, which Kubernetes 1.37"},
 		"a gate of the API server that went before": {`, apiServer: {extraArgs: {feature-gates: "A=true,TopologyAwareHints=false"}}`, nil, "feature-gates", preflight.Error, "spec.kubernetes.apiServer.extraArgs names the feature gate TopologyAwareHints"},
 		"a gate that is still known":                {", overrides: {kubelet: {featureGates: {KubeletInUserNamespace: true}}}", nil, "", "", ""},
+		"what kubeadm says":                         {"", func(s *upgrade.State) { s.Plan = "[ERROR CoreDNSMigration]: no" }, "kubeadm-plan", preflight.Error, "CoreDNSMigration"},
+		"a node that an operator cordoned":          {"", node(upgrade.Node{Name: "w-1", Listed: true, Ready: true, Cordoned: true, Kubelet: "v1.36.3"}), "nodes-ready", preflight.Warning, "stays so"},
+		"a node that an upgrade cordoned":           {"", node(upgrade.Node{Name: "w-1", Listed: true, Ready: true, Cordoned: true, Ours: true, Kubelet: "v1.36.3"}), "", "", ""},
+		"a pod that stands alone":                   {"", func(s *upgrade.State) { s.Bare = []string{"default/debug on w-1"} }, "bare-pods", preflight.Warning, "default/debug on w-1"},
+		"what cannot be looked at":                  {"", func(s *upgrade.State) { s.Unknown = map[string]error{"certificates-valid": errors.New("damaged")} }, "certificates-valid", preflight.Error, "cannot be judged: damaged"},
 		"versions that do not fit":                  {"", func(s *upgrade.State) { s.Conflict = errors.New("etcd 3.4 and kubernetes v1.37.2") }, "components-fit", preflight.Error, "etcd 3.4"},
 	} {
 		t.Run(name, func(t *testing.T) {

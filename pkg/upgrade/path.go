@@ -18,6 +18,9 @@ import (
 type Found struct {
 	APIServers map[string]string // of control planes
 	Kubelets   map[string]string // of all nodes
+	// Unfinished says that work on some node did not come to its end, whatever the
+	// versions are.
+	Unfinished bool
 }
 
 // Offer is a bundle and the versions of Kubernetes that it holds.
@@ -37,9 +40,10 @@ type Hop struct {
 }
 
 // Path returns the way of a cluster to a version, in order. It is empty where all of
-// the cluster is there. An upgrade that was interrupted is brought to its end first,
-// and no minor is left out, for kubelets neither: each is upgraded by a kubeadm of
-// its own. Bundles that are missing are named, all of them.
+// the cluster is there. An upgrade that was interrupted is brought to its end first, but
+// where a newer release of the same minor takes its place, and no minor is left out, for
+// kubelets neither: each is upgraded by a kubeadm of its own. Bundles that are missing
+// are named, all of them.
 func Path(found Found, target string, offers []Offer) ([]Hop, error) {
 	to, err := parse(target)
 	if err != nil {
@@ -56,7 +60,7 @@ func Path(found Found, target string, offers []Offer) ([]Hop, error) {
 	var missing []string
 	at := s.low
 	add := func(next *version.Version, wanted string) {
-		h := Hop{From: text(at), To: wanted, Begun: s.has(next)}
+		h := Hop{From: text(at), To: wanted, Begun: s.has(next) || next != nil && at.LessThan(s.high) && s.high.LessThan(next)}
 		if next != nil {
 			h.To = text(next)
 			h.Bundle = holder(offers, h.To)
@@ -67,8 +71,10 @@ func Path(found Found, target string, offers []Offer) ([]Hop, error) {
 		hops = append(hops, h)
 	}
 	// What was begun comes first: parts of the cluster are at the version of the
-	// newest API server already.
-	if at.LessThan(s.high) && at.Minor()+1 >= s.high.Minor() {
+	// newest API server already. A release that fails there is not insisted on: a newer
+	// one of its minor goes over it.
+	over := s.high.LessThan(to) && s.high.Minor() == to.Minor()
+	if at.LessThan(s.high) && at.Minor()+1 >= s.high.Minor() && !over {
 		add(s.high, "")
 		at = s.high
 	}
@@ -78,7 +84,7 @@ func Path(found Found, target string, offers []Offer) ([]Hop, error) {
 		if minor < to.Minor() {
 			next = newest(offers, minor)
 		}
-		if s.high.Minor() == minor {
+		if s.high.Minor() == minor && !over {
 			next = s.high // begun
 		}
 		add(next, fmt.Sprintf("v%d.%d.x", to.Major(), minor))
@@ -87,7 +93,7 @@ func Path(found Found, target string, offers []Offer) ([]Hop, error) {
 		}
 		at = next
 	}
-	if at.LessThan(to) {
+	if at.LessThan(to) || len(hops) == 0 && found.Unfinished {
 		add(to, "")
 	}
 	if len(missing) > 0 {

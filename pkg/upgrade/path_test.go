@@ -69,6 +69,22 @@ func TestPath(t *testing.T) {
 			upgrade.Found{APIServers: map[string]string{"cp-1": "v1.36.3"}, Kubelets: map[string]string{"cp-1": "v1.36.3", "w": "v1.37.2"}},
 			"v1.37.2", offers("c=v1.37.2"), "the kubelet of w is v1.37.2, newer than the API servers (v1.36.3)", fault.Preflight,
 		},
+		"all is there, and the last node was left in the middle": {
+			func() upgrade.Found { f := all("v1.37.2"); f.Unfinished = true; return f }(),
+			"v1.37.2", offers("b=v1.37.2"), "v1.37.2>v1.37.2:b+", fault.OK,
+		},
+		"the same without its bundle": {
+			func() upgrade.Found { f := all("v1.37.2"); f.Unfinished = true; return f }(),
+			"v1.37.2", nil, "missing for v1.37.2", fault.Bundle,
+		},
+		"a release that failed on the second control plane gives way to a newer one": {
+			upgrade.Found{APIServers: map[string]string{"cp-1": "v1.37.1", "cp-2": "v1.36.3"}, Kubelets: map[string]string{"cp-1": "v1.36.3", "w": "v1.36.3"}},
+			"v1.37.2", offers("c=v1.37.2"), "v1.36.3>v1.37.2:c+", fault.OK,
+		},
+		"a patch release that was begun gives way to a newer one": {
+			upgrade.Found{APIServers: map[string]string{"cp-1": "v1.36.2", "cp-2": "v1.36.1"}, Kubelets: map[string]string{"cp-1": "v1.36.1"}},
+			"v1.36.3", offers("c=v1.36.3"), "v1.36.1>v1.36.3:c+", fault.OK,
+		},
 		"no API server answers": {upgrade.Found{}, "v1.37.2", nil, "no API server says", fault.Failure},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,7 +28,7 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 		}
 		for _, n := range s.inv.Nodes {
 			if f := facts[n.Name]; !f.Managed || s.replaces {
-				in.Need[n.Name] = spaceFor(s.payload(n, f))
+				in.Need[n.Name] = append(spaceFor(s.payload(n, f)), s.copies[n.Name]...)
 			}
 		}
 	}

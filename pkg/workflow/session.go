@@ -28,6 +28,7 @@ import (
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/payload"
 	"github.com/kocli/kocli/pkg/plan"
+	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/probe"
 	"github.com/kocli/kocli/pkg/resolver"
 	"github.com/kocli/kocli/pkg/state"
@@ -82,6 +83,8 @@ type Session struct {
 	// replaces says that what is on the hosts already does not count as room that is
 	// taken: another version of it comes beside it.
 	replaces bool
+	// copies is what will be written beside the bundle's content, by node.
+	copies map[string][]preflight.Space
 	// leaving are nodes that are not in the YAML any more and still have to be taken
 	// out; the run can reach them.
 	leaving []inventory.Node

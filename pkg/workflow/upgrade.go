@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -140,6 +141,8 @@ type upgrading struct {
 	facts   map[string]probe.Facts
 	nodes   int // of the cluster, those that the YAML does not name too
 	leavers []state.Leaver
+	// held says that a node of the YAML is still out of service for an upgrade.
+	held bool
 	// unfinished is a control plane that an interrupted upgrade was working on; it is
 	// brought to its end before others are begun.
 	unfinished string
@@ -183,12 +186,16 @@ func (s *Session) upgrading(ctx context.Context, o UpgradeOptions) (*upgrading, 
 	if err != nil {
 		return nil, err
 	}
+	begun, err := u.begun(ctx)
+	if err != nil {
+		return u, err
+	}
+	found.Unfinished = begun || u.held
 	if u.hops, err = upgrade.Path(found, u.target, offers); err != nil || len(u.hops) == 0 {
 		return u, err
 	}
-	begun, err := u.begun(ctx)
 	u.hops[0].Begun = u.hops[0].Begun || begun
-	return u, err
+	return u, nil
 }
 
 // versions asks the cluster which versions its API servers and kubelets have.
@@ -262,23 +269,19 @@ func (u *upgrading) revive(ctx context.Context) error {
 	if u.answers(ctx, u.seed) == nil || u.LogPath == "" {
 		return ctx.Err()
 	}
-	begun := false
+	if begun, err := u.begun(ctx); err != nil || !begun {
+		return err
+	}
+	u.Session.o.Observer.Event(plan.Event{Time: u.Session.o.Clock.Now(), Kind: plan.Note, Message: "an upgrade was interrupted, and no control plane answers: waiting for one, and for kubeadm where it is still at work"})
 	for _, n := range u.base.ControlPlanes() {
 		h, err := u.hosts.Dial(ctx, n.Name)
 		if err != nil {
 			return err
 		}
-		if _, err := h.Stat(ctx, kubeadm.UpgradeConfigPath); err == nil {
-			begun = true
-		}
 		if _, err := steps.Mend(ctx, h); err != nil {
 			return &fault.Error{Op: "go on with an upgrade", Node: n.Name, Err: err}
 		}
 	}
-	if !begun {
-		return nil
-	}
-	u.Session.o.Observer.Event(plan.Event{Time: u.Session.o.Clock.Now(), Kind: plan.Note, Message: "an upgrade was interrupted, and no control plane answers: waiting for one"})
 	wait, cancel := context.WithTimeout(ctx, reviveTime)
 	defer cancel()
 	_ = kube.Poll(wait, time.Second, func(ctx context.Context) error { // who does not answer is reported below
@@ -303,6 +306,7 @@ func (u *upgrading) compare(nodes []corev1.Node, servers map[string]string, foun
 			continue
 		}
 		found.Kubelets[n.Name] = nodes[i].Status.NodeInfo.KubeletVersion
+		u.held = u.held || kube.CordonedByUs(&nodes[i])
 		if n.ControlPlane {
 			if servers[n.Name] == "" {
 				return fault.New(fault.Unhealthy, "kocli status shows what is wrong", fmt.Errorf("the cluster knows no API server on %s", n.Name))
@@ -343,6 +347,9 @@ func (u *upgrading) prepareHop(ctx context.Context, hop upgrade.Hop, gates bool)
 	if err := c.expect(u.leavers); err != nil {
 		return nil, err
 	}
+	if u.copies, err = u.etcdCopies(ctx, hop); err != nil {
+		return nil, err
+	}
 	findings, err := u.Preflight(ctx, u.facts)
 	if err != nil {
 		return nil, err
@@ -360,6 +367,46 @@ func (u *upgrading) prepareHop(ctx context.Context, hop upgrade.Hop, gates bool)
 	}
 	return c, u.closed(c)
 }
+
+// etcdCopies is what the copies of etcd's data will take on control planes, in bytes:
+// the snapshot that is kept, and the copy that kubeadm makes of all of the folder.
+// Where a hop has been begun the snapshot is there.
+func (u *upgrading) etcdCopies(ctx context.Context, hop upgrade.Hop) (map[string][]preflight.Space, error) {
+	if hop.Begun || u.inv.ExternalEtcd() != nil {
+		return nil, nil
+	}
+	planes := u.inv.ControlPlanes()
+	sizes, errs := make([]int64, len(planes)), make([]error, len(planes))
+	var wg sync.WaitGroup
+	for i, n := range planes {
+		wg.Go(func() {
+			r, err := u.hosts.Look(ctx, n.Name)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			info, err := r.Stat(ctx, kubeadm.EtcdDataPath)
+			switch {
+			case err == nil:
+				sizes[i] = info.Size()
+			case !errors.Is(err, fs.ErrNotExist): // where there is none, nothing is copied
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	out := map[string][]preflight.Space{}
+	for i, n := range planes {
+		if sizes[i] > 0 {
+			out[n.Name] = []preflight.Space{{Path: steps.Root(), Bytes: sizes[i]}, {Path: kubeadm.TmpDir, Bytes: sizes[i] + etcdLogs}}
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// etcdLogs is what etcd keeps beside its data, in bytes: up to five files of its log,
+// and snapshots of that.
+const etcdLogs = 384 << 20
 
 // refused says where the findings can be seen again, where they are several.
 func refused(err error, findings []preflight.Finding) error {
@@ -389,6 +436,7 @@ func (u *upgrading) phases(c *Cluster, hop upgrade.Hop, last bool) ([]plan.Phase
 	h := HopOptions{
 		From: hop.From, Drain: kube.DrainOptions{Timeout: so.drainTimeout(), ForceAfter: u.o.ForceAfter},
 		MaxUnavailable: so.maxUnavailable(len(u.inv.Workers())), First: u.unfinished, Anew: !hop.Begun, Alone: u.nodes == 1,
+		PlanSaid: u.planSaid,
 	}
 	if r, ok := u.bundle.Release(hop.To); ok {
 		h.Components = r.Components

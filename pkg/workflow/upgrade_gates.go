@@ -12,6 +12,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/etcd"
+	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/pki"
@@ -41,36 +42,42 @@ func (u *upgrading) gates(ctx context.Context, c *Cluster, hop upgrade.Hop) ([]p
 		return nil, err
 	}
 	var wg sync.WaitGroup
-	errs := make([]error, 5)
-	wg.Go(func() { s.Nodes, s.Held, errs[0] = u.nodesAndBudgets(ctx, client) })
+	errs := make([]error, 6)
+	wg.Go(func() { errs[0], errs[5] = u.nodesAndPods(ctx, client, &s) })
 	wg.Go(func() { s.Etcd, errs[1] = u.etcdMembers(ctx) })
 	wg.Go(func() { s.Certificates, errs[2] = u.certificates(ctx) })
 	wg.Go(func() { s.Deprecated, errs[3] = u.deprecated(ctx, c) })
 	wg.Go(func() { s.Written, errs[4] = written(ctx, client, s.Removals.Between(hop.From, hop.To)) })
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	// What one gate cannot see must not keep the others from reporting.
+	if err := errors.Join(errs...); err != nil && (ctx.Err() != nil || fault.CodeOf(err) == fault.Unreachable) {
 		return nil, err
 	}
+	s.Unknown = map[string]error{"nodes-ready": errs[0], "etcd-healthy": errs[1], "certificates-valid": errs[2], "removed-apis": errors.Join(errs[3], errs[4]), "disruption-budgets": errs[5]}
 	return upgrade.Judge(s, u.Session.o.Ignore), nil
 }
 
-// nodesAndBudgets looks at all nodes, and at the pods on those that will be drained.
-func (u *upgrading) nodesAndBudgets(ctx context.Context, c *kube.Client) ([]upgrade.Node, []upgrade.Held, error) {
+// planSaid judges what kubeadm upgrade plan said against a hop, and returns why it ends
+// there; nil where the gate is ignored.
+func (u *upgrading) planSaid(said string) error {
+	findings := upgrade.Judge(upgrade.State{Plan: said}, u.Session.o.Ignore)
+	u.tell(findings)
+	return preflight.Refusal(findings)
+}
+
+// nodesAndPods looks at all nodes, and at the pods on those that will be drained.
+func (u *upgrading) nodesAndPods(ctx context.Context, c *kube.Client, s *upgrade.State) (ofNodes, ofPods error) {
 	nodes, err := c.Nodes(ctx)
 	if err != nil {
-		return nil, nil, err
+		return err, nil
 	}
-	held, err := c.HeldBy(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	var out []upgrade.Node
-	var pods []upgrade.Held
+	held, err1 := c.HeldBy(ctx)
+	bare, err2 := c.Bare(ctx)
 	for i := range nodes {
 		n := &nodes[i]
 		_, listed := u.inv.Node(n.Name)
 		ready, why := kube.NodeCondition(n)
-		out = append(out, upgrade.Node{
+		s.Nodes = append(s.Nodes, upgrade.Node{
 			Name: n.Name, Listed: listed, Ready: ready, Reason: why, Kubelet: n.Status.NodeInfo.KubeletVersion,
 			Ours: kube.CordonedByUs(n), Cordoned: n.Spec.Unschedulable,
 		})
@@ -78,10 +85,13 @@ func (u *upgrading) nodesAndBudgets(ctx context.Context, c *kube.Client) ([]upgr
 			continue // it is not drained
 		}
 		for _, h := range held[n.Name] {
-			pods = append(pods, upgrade.Held{Node: n.Name, Reason: h})
+			s.Held = append(s.Held, upgrade.Held{Node: n.Name, Reason: h})
+		}
+		for _, p := range bare[n.Name] {
+			s.Bare = append(s.Bare, p+" on "+n.Name)
 		}
 	}
-	return out, pods, nil
+	return nil, errors.Join(err1, err2)
 }
 
 func (u *upgrading) etcdMembers(ctx context.Context) ([]upgrade.Member, error) {
@@ -180,11 +190,11 @@ func (u *upgrading) deprecated(ctx context.Context, c *Cluster) ([]upgrade.Reque
 	var out []upgrade.Request
 	for _, n := range u.inv.ControlPlanes() {
 		client, err := c.through(n.Name).Look(ctx)
-		if err != nil {
-			return nil, err
+		var found []kube.DeprecatedRequest
+		if err == nil {
+			found, err = client.DeprecatedRequests(ctx)
 		}
-		found, err := client.DeprecatedRequests(ctx)
-		if err != nil && n.Name != u.seed.Name {
+		if err != nil && n.Name != u.seed.Name && ctx.Err() == nil {
 			continue
 		}
 		if err != nil {

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/archivetest"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/kube"
@@ -125,9 +129,13 @@ func TestUpgrading_budgetsOfNodesThatWillBeDrained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodes, held, err := u.nodesAndBudgets(t.Context(), client)
-	if err != nil || len(nodes) != 3 || len(held) != 1 || held[0].Node != "worker-1" || !strings.Contains(held[0].Reason, "pod default/web-worker-1 is held by PodDisruptionBudget web") {
-		t.Errorf("%+v, %+v, %v", nodes, held, err)
+	var got upgrade.State
+	err, pods := u.nodesAndPods(t.Context(), client, &got)
+	if err != nil || pods != nil || len(got.Nodes) != 3 || len(got.Held) != 1 || got.Held[0].Node != "worker-1" || !strings.Contains(got.Held[0].Reason, "pod default/web-worker-1 is held by PodDisruptionBudget web") {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if !slices.Equal(got.Bare, []string{"default/web-worker-1 on worker-1"}) {
+		t.Errorf("%v", got.Bare)
 	}
 }
 
@@ -178,5 +186,75 @@ func TestRefused_namesAllFindings(t *testing.T) {
 	two := append(one, preflight.Finding{Check: "c", Level: preflight.Error})
 	if err := refused(preflight.Refusal(two), two); !strings.Contains(fault.HintOf(err), "--dry-run") || fault.CodeOf(err) != fault.Preflight {
 		t.Errorf("%v, %q", err, fault.HintOf(err))
+	}
+}
+
+// A gate that cannot see what it judges is refused by its name, and the others report.
+func TestUpgrading_allGatesReport(t *testing.T) {
+	hosts := machines{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3", "worker-1"} {
+		hosts[n] = hosttest.New(n)
+	}
+	c := kubetest.NewCluster(hosts["cp-1"].Wire)
+	defer c.Close()
+	hosts["cp-1"].OnDial(c.Dial)
+	hosts["cp-1"].Write(kube.AdminConf(), 0o600, c.Kubeconfig())
+	hosts["cp-2"].Write("/etc/kubernetes/pki/ca.crt", 0o644, "damaged")
+	c.Put("nodes", "", "worker-1", kubetest.Object{"status": kubetest.Object{"conditions": []any{kubetest.Object{"type": "Ready", "status": "False", "message": "its disk is full"}}}})
+	s := session(t, hosts)
+	s.inv = s.inv.At("v1.37.2")
+	b, err := archive.Open(archivetest.WriteRelease(t, "v1.37.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close() }()
+	s.bundle = b
+	seed, _ := s.inv.Node("cp-1")
+	u := &upgrading{Session: s, base: s.inv, seed: seed}
+	got, err := u.gates(t.Context(), &Cluster{Inventory: s.inv, Seed: seed, Dialer: s.hosts, Access: s.access}, upgrade.Hop{From: "v1.36.3", To: "v1.37.2"})
+	text := fmt.Sprintf("%+v", got)
+	if err != nil || !strings.Contains(text, "its disk is full") || !strings.Contains(text, "Check:certificates-valid") || !strings.Contains(text, "cannot be judged: /etc/kubernetes/pki/ca.crt on cp-2") {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// A node that kocli took out of service and has not given back is work that is left.
+func TestUpgrading_seesANodeThatWasNotGivenBack(t *testing.T) {
+	const v = "v1.37.2"
+	all := []corev1.Node{atVersion("cp-1", v, true), atVersion("cp-2", v, true), atVersion("cp-3", v, true), atVersion("worker-1", v, false)}
+	servers := map[string]string{"cp-1": v, "cp-2": v, "cp-3": v}
+	for _, held := range []bool{false, true} {
+		s := session(t, machines{})
+		u := &upgrading{Session: s, base: s.inv}
+		if held {
+			all[3].Annotations, all[3].Spec.Unschedulable = map[string]string{kube.Cordoned: "upgrade to " + v}, true
+		}
+		if err := u.compare(all, servers, upgrade.Found{APIServers: map[string]string{}, Kubelets: map[string]string{}}); err != nil || u.held != held {
+			t.Errorf("%v, %t", err, u.held)
+		}
+	}
+}
+
+// Room is asked for the copies of etcd's data before they are made.
+func TestUpgrading_reckonsWithCopiesOfEtcd(t *testing.T) {
+	hosts := machines{}
+	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
+		hosts[n] = hosttest.New(n)
+	}
+	hosts["cp-2"].Write(kubeadm.EtcdDataPath, 0o600, strings.Repeat("x", 4096))
+	s := session(t, hosts)
+	u := &upgrading{Session: s, base: s.inv}
+	for _, begun := range []bool{false, true} {
+		got, err := u.etcdCopies(t.Context(), upgrade.Hop{Begun: begun})
+		if err != nil || len(got) != map[bool]int{false: 1, true: 0}[begun] {
+			t.Errorf("begun %t: %v, %v", begun, got, err)
+		}
+		if want := []preflight.Space{{Path: "/var/lib/kocli/upgrade", Bytes: 4096}, {Path: "/etc/kubernetes/tmp", Bytes: 4096 + etcdLogs}}; !begun && !slices.Equal(got["cp-2"], want) {
+			t.Errorf("%v", got)
+		}
+	}
+	hosts["cp-3"].Cut()
+	if _, err := u.etcdCopies(t.Context(), upgrade.Hop{}); fault.CodeOf(err) != fault.Unreachable {
+		t.Errorf("%v", err)
 	}
 }

@@ -40,6 +40,9 @@ type HopOptions struct {
 	Anew bool
 	// Alone says that the cluster has one node only: nothing can move.
 	Alone bool
+	// PlanSaid is told what kubeadm upgrade plan says against the hop, and returns why it
+	// ends there; nil where the hop goes on all the same.
+	PlanSaid func(said string) error
 }
 
 // UpgradePhases bring the cluster to the version of its inventory, from one that is
@@ -69,7 +72,12 @@ func (c *Cluster) UpgradePhases(o HopOptions) ([]plan.Phase, error) {
 		if err != nil {
 			return nil, err
 		}
-		return []plan.Step{upgrade.Kubeadm(binaries), upgrade.ControlPlane(c.upgrade(n, o))}, nil
+		u := c.upgrade(n, o)
+		steps := []plan.Step{upgrade.Kubeadm(binaries)}
+		if u.First && o.Anew { // before anything of the cluster is changed
+			steps = append(steps, upgrade.KubeadmPlan(u))
+		}
+		return append(steps, upgrade.ControlPlane(u)), nil
 	})
 	kubelet := node(func(n inventory.Node) ([]plan.Step, error) { return c.kubeletSteps(n, o) })
 	phases := []plan.Phase{
@@ -137,6 +145,9 @@ func (c *Cluster) kubeletSteps(n inventory.Node, o HopOptions) ([]plan.Step, err
 		return nil, err
 	}
 	u := c.upgrade(n, o)
+	for i, s := range work {
+		work[i] = upgrade.Begin(u, s)
+	}
 	work = append(work, upgrade.Kubelet(u))
 	return slices.Concat([]plan.Step{upgrade.Drain(u, work)}, work, []plan.Step{upgrade.Uncordon(u)}), nil
 }
@@ -169,5 +180,6 @@ func (c *Cluster) upgrade(n inventory.Node, o HopOptions) upgrade.Options {
 		Before: c.hooks(hooks.BeforeUpgrade, n, o.From), After: c.hooks(hooks.AfterUpgrade, n, o.From),
 		Inventory: c.Inventory, Node: n, From: o.From, API: c.API(), Local: c.through(n.Name), Kocli: kocliPath(),
 		First: n.Name == o.First, Components: o.Components, Drain: o.Drain, Anew: o.Anew, Alone: o.Alone,
+		PlanSaid: o.PlanSaid,
 	}
 }

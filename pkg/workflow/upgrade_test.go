@@ -2,6 +2,7 @@ package workflow_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/archive/archivetest"
+	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kube/kubetest"
@@ -202,5 +204,42 @@ func TestUpgrade_goesOnAfterAnyStep(t *testing.T) {
 	}
 	if steps < 10 {
 		t.Error(fmt.Sprint("only ", steps, " steps"))
+	}
+}
+
+// kubeadm of the version is asked when it is on the first host, and before anything of
+// the cluster is changed.
+func TestUpgrade_kubeadmIsAskedFirst(t *testing.T) {
+	for _, refuses := range []bool{true, false} {
+		l := newUpgradeLab(t, "vip")
+		if refuses {
+			l.api.Plan = "\t[ERROR ControlPlaneNodesReadyForever]: no\n"
+		}
+		o := workflow.HopOptions{
+			From: archivetest.Kubernetes, Components: map[string]string{"etcd": "3.7.0-0", "coredns": "v1.14.6", "pause": "3.10.2"}, Anew: true,
+			Drain: kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond}, MaxUnavailable: 2,
+			PlanSaid: func(said string) error { return fault.New(fault.Preflight, "", errors.New(said)) },
+		}
+		phases, err := l.cluster.UpgradePhases(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := plan.Compile(phases, plan.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var done []string
+		_, err = p.Execute(t.Context(), l, func(e plan.Event) {
+			if e.Kind == plan.StepChanged {
+				done = append(done, e.Step)
+			}
+		})
+		asked, changed := slices.Index(done, "upgrade/plan"), slices.Index(done, "upgrade/control-plane")
+		if refuses && (fault.CodeOf(err) != fault.Preflight || asked >= 0 || changed >= 0) {
+			t.Errorf("%v, %v", err, done)
+		}
+		if !refuses && (err != nil || asked < 0 || asked > changed || slices.Index(done, "images/import") > asked) {
+			t.Errorf("%v, %v", err, done)
+		}
 	}
 }

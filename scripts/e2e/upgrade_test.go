@@ -188,6 +188,11 @@ func Test32_upgradedUnderLoadAndKilledAtEveryPhase(t *testing.T) {
 		if code != -1 {
 			t.Fatalf("phase %s: exit %d", at.phase, code)
 		}
+		if at.phase == "control-plane" { // kubeadm is at work on the host without kocli, or has ended there
+			if state := sh(t, "host1", "systemctl is-active kocli-kubeadm.service || cat /var/lib/kocli/kubeadm/status"); !strings.HasPrefix(state, "active") && !strings.HasSuffix(strings.TrimSpace(state), "0") {
+				t.Errorf("kubeadm ended with kocli: %s", state)
+			}
+		}
 	}
 	r := want(t, 0, "upgrade", "upgrade")
 	figure(t, "upgrade.3+2.with-five-kills.seconds", time.Since(start).Seconds())

@@ -138,7 +138,10 @@ func Systemd() Program {
 	var mu sync.Mutex
 	units := map[string]*unit{}
 	next := 1000
-	return func(_ context.Context, m *Machine, argv []string, _ []byte) (Reply, bool) {
+	return func(ctx context.Context, m *Machine, argv []string, _ []byte) (Reply, bool) {
+		if argv[0] == "systemd-run" {
+			return transient(ctx, m, argv)
+		}
 		if argv[0] != "systemctl" || len(argv) < 2 {
 			return Reply{}, false
 		}
@@ -175,6 +178,28 @@ func Systemd() Program {
 		}
 		return r, true
 	}
+}
+
+// transient is systemd-run with the script of package kubeadmrun: what it runs has ended
+// when systemd-run has. A machine that is lost meanwhile has lost its power, and the
+// status is not written.
+func transient(ctx context.Context, m *Machine, argv []string) (Reply, bool) {
+	i := slices.Index(argv, "kocli-kubeadm")
+	if i < 0 || len(argv) < i+4 {
+		return Reply{}, false
+	}
+	dir, job := argv[i+1], argv[i+2]
+	m.Delete(dir)
+	m.Write(dir+"/job", 0o600, job+"\n")
+	r, ok := m.program(ctx, argv[i+3:], nil)
+	if !ok {
+		return Reply{}, false
+	}
+	m.Write(dir+"/log", 0o600, r.Stdout+r.Stderr)
+	if !m.Lost() {
+		m.Write(dir+"/status", 0o600, strconv.Itoa(r.Code)+"\n")
+	}
+	return Reply{}, true
 }
 
 func (r *Reply) add(other Reply) {

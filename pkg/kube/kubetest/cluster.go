@@ -26,10 +26,17 @@ type Cluster struct {
 	// Broken reports whether a static pod of a control plane, or the kubelet of a node,
 	// does not come up at a version; nil means that all do.
 	Broken func(node, component, version string) bool
+	// Silent reports whether the kubelet of a node ends at once at a version, so that the
+	// cluster hears nothing of it; nil means that none does.
+	Silent func(node, version string) bool
+	// Plan is what kubeadm upgrade plan refuses with; empty means that it does not.
+	Plan string
 
-	mu     sync.Mutex
-	hosts  []*hosttest.Machine // that have a control plane
-	config string              // what kubeadm init was told, as ClusterConfiguration
+	mu    sync.Mutex
+	hosts []*hosttest.Machine // that have a control plane
+	// kubelets are the versions of those that run, by node.
+	kubelets map[string]string
+	config   string // what kubeadm init was told, as ClusterConfiguration
 	// halt is how many more of kubeadm's effects happen before the connection is
 	// cut, as when a host loses its power; negative means all.
 	halt int
@@ -57,7 +64,7 @@ const Corefile = `.:53 {
 // NewCluster starts an API whose DaemonSets run on every node at once, and
 // whose pods say that the network works.
 func NewCluster(wire *hosttest.Wire) *Cluster {
-	c := &Cluster{API: New(wire), Etcd: &Etcd{wire: wire}, halt: -1}
+	c := &Cluster{API: New(wire), Etcd: &Etcd{wire: wire}, halt: -1, kubelets: map[string]string{}}
 	c.React = c.control
 	c.Refresh = c.mirror
 	c.Pod = func(pod Object, p, _ string) (string, int) {

@@ -3,10 +3,13 @@ package kubetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kocli/kocli/pkg/host/hosttest"
@@ -49,6 +52,7 @@ var releasePattern = regexp.MustCompile(`v[0-9]+\.[0-9]+\.[0-9]+`)
 // mirror has a pod in the API for each static pod, as the kubelets do, and the API
 // server be the newest of them.
 func (c *Cluster) mirror() {
+	c.report()
 	c.mu.Lock()
 	hosts := slices.Clone(c.hosts)
 	c.mu.Unlock()
@@ -95,6 +99,12 @@ func (c *Cluster) kubeletOf(m *hosttest.Machine) {
 	if o == nil || v == "" {
 		return
 	}
+	if c.Silent != nil && c.Silent(m.Name(), v) {
+		c.mu.Lock()
+		delete(c.kubelets, m.Name())
+		c.mu.Unlock()
+		return
+	}
 	status, _ := o["status"].(Object)
 	if status == nil {
 		status = Object{}
@@ -107,6 +117,20 @@ func (c *Cluster) kubeletOf(m *hosttest.Machine) {
 	status["conditions"] = []any{Object{"type": "Ready", "status": ready, "message": "as its kubelet says"}}
 	o["status"] = status
 	c.Put("nodes", "", m.Name(), o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kubelets[m.Name()] = v
+}
+
+// report has the lease of each node be renewed whose kubelet runs.
+func (c *Cluster) report() {
+	c.mu.Lock()
+	kubelets := maps.Clone(c.kubelets)
+	c.mu.Unlock()
+	now := time.Now().UTC().Format(metav1.RFC3339Micro)
+	for node := range kubelets {
+		c.Put("leases", "kube-node-lease", node, Object{"spec": Object{"renewTime": now}})
+	}
 }
 
 // Kubelet has a node say its version when its kubelet is restarted. Systemd is not
@@ -166,6 +190,16 @@ func programOf(m *hosttest.Machine, file string) string {
 
 // upgrade is "kubeadm upgrade": apply, node, and their phases that kocli runs.
 func (c *Cluster) upgrade(m *hosttest.Machine, args []string) hosttest.Reply {
+	own := programOf(m, "/usr/bin/kubeadm")
+	if args[1] == "plan" {
+		if c.Plan != "" {
+			return hosttest.Reply{Stderr: c.Plan, Code: 1}
+		}
+		if args[2] != own {
+			return hosttest.Reply{Stderr: "error: it is " + own, Code: 1}
+		}
+		return hosttest.Reply{Stdout: "You can now apply the upgrade\n"}
+	}
 	config, ok := "", false
 	if i := slices.Index(args, "--config"); i > 0 && i+1 < len(args) {
 		config, ok = m.Read(args[i+1])
@@ -179,7 +213,6 @@ func (c *Cluster) upgrade(m *hosttest.Machine, args []string) hosttest.Reply {
 	if err := yaml.Unmarshal([]byte(config), &u); !ok || err != nil || u.Kind != "UpgradeConfiguration" {
 		return hosttest.Reply{Stderr: "error: unable to read an UpgradeConfiguration", Code: 1}
 	}
-	own := programOf(m, "/usr/bin/kubeadm")
 	cm := c.Get("configmaps", "kube-system", "kubeadm-config")
 	text, _ := cm["data"].(Object)["ClusterConfiguration"].(string)
 	v := parse1(text).KubernetesVersion

@@ -17,6 +17,7 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/host/ledger"
+	"github.com/kocli/kocli/pkg/kubeadmrun"
 	"github.com/kocli/kocli/pkg/plan"
 )
 
@@ -222,7 +223,7 @@ func undo(ctx context.Context, h host.Host) error {
 		return err
 	}
 	if keep {
-		for _, dir := range []string{fanout.Root(), ledger.UpgradeDir()} {
+		for _, dir := range []string{fanout.Root(), ledger.UpgradeDir(), kubeadmrun.Dir()} {
 			if err := h.Remove(ctx, dir); err != nil {
 				return err
 			}

@@ -50,6 +50,13 @@ func Addons(o Options) plan.Step {
 		return out, nil
 	}
 	return converge.Func{Name: "upgrade/addons", CheckFn: check, ApplyFn: func(ctx context.Context, h host.Host) error {
+		if left, err := exists(ctx, h, kubeadm.UpgradeConfigPath); err != nil {
+			return err
+		} else if left { // by a run that was cut off: kubeadm may be at it still
+			if err := kubeadmrun.Forget(ctx, h); err != nil {
+				return err
+			}
+		}
 		c, err := o.API.Dial(ctx)
 		if err != nil {
 			return err
@@ -66,7 +73,7 @@ func Addons(o Options) plan.Step {
 			if err := o.putConfig(ctx, h, kubeadm.UpgradeConfigPath); err != nil {
 				return err
 			}
-			if err := kubeadmrun.Run(ctx, h, "upgrade", "apply", "phase", "addon", "all", "--config", kubeadm.UpgradeConfigPath); err != nil {
+			if err := kubeadmrun.Detached(ctx, h, "to "+o.to(), "upgrade", "apply", "phase", "addon", "all", "--config", kubeadm.UpgradeConfigPath); err != nil {
 				return err
 			}
 		}

@@ -155,10 +155,10 @@ func (s controlPlane) etcdHealthy(ctx context.Context, h host.Host) error {
 // not ready for a moment afterwards.
 const kubeadmTries = 3
 
-func (s controlPlane) kubeadm(ctx context.Context, h host.Host, argv []string) error {
+func (s controlPlane) kubeadm(ctx context.Context, h host.Host, run func() error) error {
 	var err error
 	for range kubeadmTries {
-		err = kubeadmrun.Run(ctx, h, argv...)
+		err = run()
 		if err == nil || !strings.Contains(err.Error(), "[ERROR ControlPlaneNodesReady]") && !strings.Contains(err.Error(), "[ERROR CreateJob]") {
 			return err
 		}
@@ -177,6 +177,17 @@ func (s controlPlane) waitCalm(ctx context.Context, h host.Host) error {
 // control planes are ready, and etcd is well. Where it was interrupted, they come back
 // in a minute.
 func (s controlPlane) calm(ctx context.Context, h host.Host) error {
+	if err := s.planesReady(ctx, ""); err != nil {
+		return err
+	}
+	if err := s.answers(ctx); err != nil {
+		return err
+	}
+	return s.etcdHealthy(ctx, h)
+}
+
+// planesReady returns nil when all control planes are ready, except is left out.
+func (s controlPlane) planesReady(ctx context.Context, except string) error {
 	c, err := s.API.Dial(ctx)
 	if err != nil {
 		return err
@@ -186,10 +197,29 @@ func (s controlPlane) calm(ctx context.Context, h host.Host) error {
 		return err
 	}
 	for i := range nodes {
-		if ok, why := kube.NodeCondition(&nodes[i]); !ok && slices.Contains(kube.NodeRoles(&nodes[i]), "control-plane") {
-			return fmt.Errorf("node %s is not ready: %s", nodes[i].Name, why)
+		n := &nodes[i]
+		if ok, why := kube.NodeCondition(n); !ok && n.Name != except && slices.Contains(kube.NodeRoles(n), "control-plane") {
+			return fmt.Errorf("node %s is not ready: %s", n.Name, why)
 		}
 	}
+	return nil
+}
+
+// spare returns nil when the cluster can be without what is on this node for a moment:
+// the other control planes are ready and etcd is well. It can where nothing serves here
+// anyway.
+func (s controlPlane) spare(ctx context.Context, h host.Host) error {
+	if s.serves(ctx, h) != nil {
+		return ctx.Err()
+	}
+	if err := s.planesReady(ctx, s.Node.Name); err != nil {
+		return err
+	}
+	return s.etcdHealthy(ctx, h)
+}
+
+// answers returns nil when the node's own API server is ready.
+func (s controlPlane) answers(ctx context.Context) error {
 	own, err := s.Local.Dial(ctx)
 	if err != nil {
 		return err
@@ -197,7 +227,23 @@ func (s controlPlane) calm(ctx context.Context, h host.Host) error {
 	if err := own.Ready(ctx); err != nil {
 		return fmt.Errorf("the API server of %s is not ready: %w", s.Node.Name, err)
 	}
-	return s.etcdHealthy(ctx, h)
+	return nil
+}
+
+// serves returns nil when the node's own API server is ready, and its member of etcd,
+// where it has one, is well.
+func (s controlPlane) serves(ctx context.Context, h host.Host) error {
+	if err := s.answers(ctx); err != nil {
+		return err
+	}
+	v, err := etcd.Look(ctx, h)
+	if errors.Is(err, etcd.ErrNone) || s.Inventory.ExternalEtcd() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return v.Here(ctx)
 }
 
 func (s controlPlane) apply(ctx context.Context, h host.Host) error {
@@ -213,7 +259,8 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 		return err
 	}
 	if err := s.waitCalm(ctx, h); err != nil {
-		if begun && !lost(ctx, err) {
+		// Where others are to blame, what is here is left as it is.
+		if begun && !lost(ctx, err) && s.serves(ctx, h) != nil && ctx.Err() == nil {
 			return s.rollBack(ctx, h, err)
 		}
 		return fault.New(fault.Failure, logsHint(h.Name()), fmt.Errorf("before the control plane of %s is upgraded: %w", s.Node.Name, err))
@@ -225,7 +272,7 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 	if s.First {
 		argv = []string{"upgrade", "apply", s.to(), "--yes", "--config", kubeadm.UpgradeConfigPath}
 	}
-	err = s.kubeadm(ctx, h, argv)
+	err = s.kubeadm(ctx, h, func() error { return kubeadmrun.Detached(ctx, h, "to "+s.to(), argv...) })
 	if err == nil {
 		err = s.within(ctx, s.limit(), func(ctx context.Context) error { return s.healthy(ctx, h) })
 		if err != nil {
@@ -265,11 +312,14 @@ func (s controlPlane) complete(ctx context.Context, h host.Host) error {
 }
 
 // Mend puts manifests of static pods back on a control plane that lack there though an
-// upgrade was begun: kubeadm was ended between two renames, and nobody else can. It
-// reports whether it had to.
+// upgrade was begun: kubeadm was ended between two renames, and nobody else can. One
+// that is still at work is waited for. It reports whether it had to put any back.
 func Mend(ctx context.Context, h host.Host) (bool, error) {
 	begun, err := exists(ctx, h, kubeadm.UpgradeConfigPath)
 	if err != nil || !begun {
+		return false, err
+	}
+	if err := kubeadmrun.Wait(ctx, h); err != nil {
 		return false, err
 	}
 	kept, err := h.Query(ctx, host.Command("ls", "-1", Root()))

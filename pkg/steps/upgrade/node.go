@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/fault"
@@ -53,11 +56,10 @@ func Drain(o Options, work []plan.Step) plan.Step {
 		}
 		d := o.Drain
 		d.Say = func(s string) { plan.Say(ctx, o.Node.Name+": "+s) }
-		err = c.Drain(ctx, o.Node.Name, d)
-		if err == nil {
-			err = c.Detached(ctx, o.Node.Name, o.limit())
+		if err = c.Drain(ctx, o.Node.Name, d); err == nil {
+			return o.detached(ctx, c)
 		}
-		if err == nil || unreachable(err) {
+		if unreachable(err) {
 			return err
 		}
 		// Also where the run was interrupted: nobody else would.
@@ -66,6 +68,20 @@ func Drain(o Options, work []plan.Step) plan.Step {
 			errors.Join(err, back))
 	}}
 }
+
+// detached gives the volumes of pods that have left time to be detached. Those that stay
+// belong to pods that go with the node, or to nobody: an upgrade does them no harm.
+func (o Options) detached(ctx context.Context, c *kube.Client) error {
+	err := c.Detached(ctx, o.Node.Name, min(o.limit(), detachTime))
+	if err == nil || lost(ctx, err) {
+		return err
+	}
+	plan.Say(ctx, fmt.Sprintf("%s: it is drained, and goes on with volumes: %v", o.Node.Name, err))
+	return nil
+}
+
+// detachTime is how long volumes are given to be detached from a node that is empty.
+const detachTime = time.Minute
 
 // called calls what may not be there.
 func called(ctx context.Context, h host.Host, f func(context.Context, host.Host) error) error {
@@ -98,15 +114,45 @@ func anything(ctx context.Context, r host.Reader, work []plan.Step) (bool, error
 // takes other pods again.
 func infrastructure() []string { return []string{"kube-system", "kube-flannel"} }
 
+// Begin has it stand on the host that work on its kubelet has begun before a step begins
+// it: one that comes to the version because its host was restarted is not finished.
+func Begin(o Options, step plan.Step) plan.Step {
+	return converge.Func{Name: step.ID(), CheckFn: step.Check, ApplyFn: func(ctx context.Context, h host.Host) error {
+		todo, err := step.Check(ctx, h)
+		if err != nil || len(todo) == 0 {
+			return err
+		}
+		c, err := o.API.Dial(ctx)
+		if err != nil {
+			return err
+		}
+		n, err := c.Node(ctx, o.Node.Name)
+		if err != nil {
+			return err
+		}
+		if n != nil && !o.reached(n.Status.NodeInfo.KubeletVersion) {
+			if err := o.putConfig(ctx, h, kubeadm.UpgradeKubeletConfigPath); err != nil {
+				return err
+			}
+		}
+		return step.Apply(ctx, h)
+	}}
+}
+
 // Kubelet has the kubelet of a node run at the version, with the configuration that
 // its kubeadm writes. Its programs are there. One that does not become healthy within
 // its limit gets back what it had, and takes pods again.
 func Kubelet(o Options) plan.Step {
-	k := kubelet{o}
+	k := kubelet{Options: o}
 	return converge.Func{Name: "upgrade/kubelet", CheckFn: k.check, ApplyFn: k.apply}
 }
 
-type kubelet struct{ Options }
+type kubelet struct {
+	Options
+	// sick are pods that go with the node and were not ready before its kubelet was
+	// touched, by name, with the reason: it is not to blame for them.
+	sick map[string]string
+}
 
 func (k kubelet) check(ctx context.Context, r host.Reader) ([]plan.Change, error) {
 	c, err := k.API.Look(ctx)
@@ -142,26 +188,31 @@ func (k kubelet) apply(ctx context.Context, h host.Host) error {
 	if err != nil || len(todo) == 0 {
 		return err
 	}
+	if k.sick, err = k.sickBefore(ctx); err != nil {
+		return err
+	}
 	if k.Alone { // nothing was drained
 		if err := called(ctx, h, k.Before); err != nil {
 			return err
 		}
 	}
-	if err := k.putConfig(ctx, h, kubeadm.UpgradeKubeletConfigPath); err != nil {
-		return err
-	}
 	argv := []string{"upgrade", "node", "--config", kubeadm.UpgradeKubeletConfigPath}
 	if k.Node.ControlPlane { // its static pods are at the version already
 		argv = []string{"upgrade", "node", "phase", "kubelet-config", "--config", kubeadm.UpgradeKubeletConfigPath}
+		// A new kubelet may start all static pods anew, and the member of etcd with them.
+		s := controlPlane{k.Options}
+		if err := k.within(ctx, k.limit(), func(ctx context.Context) error { return s.spare(ctx, h) }); err != nil {
+			return fault.New(fault.Failure, logsHint(h.Name()), fmt.Errorf("before the kubelet of %s is restarted: %w", k.Node.Name, err))
+		}
 	}
-	if err := kubeadmrun.Run(ctx, h, argv...); err != nil {
+	if err := k.putConfig(ctx, h, kubeadm.UpgradeKubeletConfigPath); err != nil {
+		return err
+	}
+	if err := kubeadmrun.Detached(ctx, h, "to "+k.to(), argv...); err != nil {
 		return k.failed(ctx, h, err)
 	}
-	if err := restartKubelet(ctx, h); err != nil {
+	if err := k.restart(ctx, h, k.limit(), k.reached); err != nil {
 		return k.failed(ctx, h, err)
-	}
-	if err := k.within(ctx, k.limit(), func(ctx context.Context) error { return k.back(ctx, k.reached) }); err != nil {
-		return k.failed(ctx, h, fmt.Errorf("not healthy within %s: %w", k.limit(), err))
 	}
 	if err := called(ctx, h, k.After); err != nil {
 		return err
@@ -169,21 +220,42 @@ func (k kubelet) apply(ctx context.Context, h host.Host) error {
 	return h.Remove(ctx, kubeadm.UpgradeKubeletConfigPath)
 }
 
-func restartKubelet(ctx context.Context, h host.Host) error {
+// restart restarts the kubelet and waits until it is back.
+func (k kubelet) restart(ctx context.Context, h host.Host, limit time.Duration, wanted func(version string) bool) error {
 	if _, err := h.Run(ctx, host.Command("systemctl", "daemon-reload")); err != nil {
 		return err
 	}
-	_, err := h.Run(ctx, host.Command("systemctl", "restart", "kubelet.service"))
-	return err
+	if _, err := h.Run(ctx, host.Command("systemctl", "restart", "kubelet.service")); err != nil {
+		return err
+	}
+	var before *time.Time // when the one before it reported last
+	err := k.within(ctx, limit, func(ctx context.Context) error {
+		c, err := k.API.Dial(ctx)
+		if err != nil {
+			return err
+		}
+		all, err := c.Renewals(ctx)
+		if err != nil {
+			return err
+		}
+		last := all[k.Node.Name]
+		if before == nil {
+			before = &last
+		}
+		if last.Equal(*before) {
+			return fmt.Errorf("the kubelet of %s has not reported since it was restarted", k.Node.Name)
+		}
+		return k.back(ctx, h, c, wanted)
+	})
+	if err != nil {
+		return fmt.Errorf("not healthy within %s: %w", limit, err)
+	}
+	return nil
 }
 
 // back returns nil when the node is ready, its kubelet has a version that is wanted,
-// and the pods that go with it are ready.
-func (k kubelet) back(ctx context.Context, wanted func(version string) bool) error {
-	c, err := k.API.Dial(ctx)
-	if err != nil {
-		return err
-	}
+// the pods that go with it are ready, and a control plane serves.
+func (k kubelet) back(ctx context.Context, h host.Host, c *kube.Client, wanted func(version string) bool) error {
 	n, err := c.Node(ctx, k.Node.Name)
 	if err != nil {
 		return err
@@ -197,7 +269,40 @@ func (k kubelet) back(ctx context.Context, wanted func(version string) bool) err
 	if ok, why := kube.NodeCondition(n); !ok {
 		return fmt.Errorf("node %s is not ready: %s", k.Node.Name, why)
 	}
-	return c.PinnedReady(ctx, k.Node.Name, infrastructure()...)
+	if k.Node.ControlPlane {
+		if err := (controlPlane{k.Options}).serves(ctx, h); err != nil {
+			return err
+		}
+	}
+	unready, err := c.PinnedUnready(ctx, k.Node.Name, infrastructure()...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(unready)) {
+		if _, before := k.sick[name]; !before {
+			errs = append(errs, fmt.Errorf("pod %s: %s", name, unready[name]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sickBefore finds and tells of the pods that are not ready before the kubelet is
+// touched. None are excused where it has come to the version already.
+func (k kubelet) sickBefore(ctx context.Context) (map[string]string, error) {
+	c, err := k.API.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := c.Node(ctx, k.Node.Name)
+	if err != nil || n == nil || k.reached(n.Status.NodeInfo.KubeletVersion) {
+		return nil, err
+	}
+	sick, err := c.PinnedUnready(ctx, k.Node.Name, infrastructure()...)
+	for _, name := range slices.Sorted(maps.Keys(sick)) {
+		plan.Say(ctx, fmt.Sprintf("%s: pod %s is not ready (%s) before its kubelet is upgraded, and is not waited for", k.Node.Name, name, sick[name]))
+	}
+	return sick, err
 }
 
 // failed puts the kubelet back that the node had, gives the node back, and returns an
@@ -235,10 +340,7 @@ func (k kubelet) putKubeletBack(ctx context.Context, h host.Host) (bool, error) 
 			return true, err
 		}
 	}
-	if err := restartKubelet(ctx, h); err != nil {
-		return true, err
-	}
-	if err := k.within(ctx, k.settle(), func(ctx context.Context) error { return k.back(ctx, func(v string) bool { return !k.reached(v) }) }); err != nil {
+	if err := k.restart(ctx, h, k.settle(), func(v string) bool { return !k.reached(v) }); err != nil {
 		return true, err
 	}
 	c, err := k.API.Dial(ctx)

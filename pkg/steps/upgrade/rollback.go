@@ -163,8 +163,12 @@ func (s controlPlane) forgetVersion(ctx context.Context, serves string) error {
 }
 
 // setAside gives what was kept another name, so that the next try keeps what there is
-// then, and takes the mark of the upgrade away.
+// then, and takes the mark of the upgrade away, with the copies that kubeadm made: one of
+// all the data of etcd in every try.
 func (o Options) setAside(ctx context.Context, h host.Host) error {
+	if err := h.Remove(ctx, kubeadm.TmpDir); err != nil {
+		return err
+	}
 	there, err := exists(ctx, h, SavedDir(o.to()))
 	if err != nil {
 		return err

@@ -33,8 +33,9 @@ func (o Options) kept() []string {
 }
 
 // copyAll copies from the root: cp of coreutils 9.1 looks for the folders that it has
-// made below where it stands.
-const copyAll = `cd / && exec cp "$@"`
+// made below where it stands. What was copied, to "$4", is on the disk when it ends: a
+// host that loses power in the upgrade has to have it.
+const copyAll = `cd / && cp "$@" && sync -f -- "$4"`
 
 // snapshotTime is how long a snapshot of etcd may take: 8 GiB at 20 MB/s.
 const snapshotTime = 7 * time.Minute
@@ -82,6 +83,11 @@ func (o Options) member(ctx context.Context, r host.Reader) (bool, error) {
 }
 
 func (o Options) save(ctx context.Context, h host.Host) error {
+	if o.Node.ControlPlane { // what another try at another version left half-way is not what has to be kept
+		if _, err := Mend(ctx, h); err != nil {
+			return err
+		}
+	}
 	old, err := h.Query(ctx, host.Command("ls", "-1", Root()))
 	var x *host.ExitError
 	if err != nil && !errors.As(err, &x) {

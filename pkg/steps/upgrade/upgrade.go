@@ -45,6 +45,9 @@ type Options struct {
 	Before, After func(context.Context, host.Host) error
 	// Alone says that the cluster has no other node that pods could move to.
 	Alone bool
+	// PlanSaid is told what kubeadm upgrade plan says against the hop, and returns why it
+	// ends there; nil where the hop goes on all the same.
+	PlanSaid func(said string) error
 	// Limit is how long a control plane or a kubelet is given to become healthy, and
 	// Settle how long for what was put back; zero means Limit's default.
 	Limit, Settle time.Duration
@@ -153,8 +156,8 @@ func putBack(ctx context.Context, h host.Host, saved, file string) error {
 	return nil
 }
 
-// lost reports whether nothing can be done on a host any more: the run was
-// interrupted, or the connection is gone.
+// lost reports whether nothing may be done on a host any more: the run was
+// interrupted, the connection is gone, or kubeadm is still at work.
 func lost(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, context.Canceled) || unreachable(err)
+	return ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, kubeadmrun.ErrGoesOn) || unreachable(err)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kocli/kocli/pkg/config"
+	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/hosttest"
@@ -19,6 +20,7 @@ import (
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kube/kubetest"
 	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/kubeadmrun"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/plan/plantest"
 	"github.com/kocli/kocli/pkg/steps/upgrade"
@@ -143,6 +145,13 @@ func (x *world) addPod() {
 	})
 }
 
+// newProgram puts the kubelet of the version on a node.
+func newProgram() plan.Step {
+	return converge.Files{Name: "kubernetes/binaries", List: func(context.Context, host.Reader) ([]host.File, error) {
+		return []host.File{host.Bytes("/usr/bin/kubelet", 0o755, []byte(program("kubelet", to)))}, nil
+	}}
+}
+
 func TestSteps_converge(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(*testing.T, *world)
@@ -162,6 +171,12 @@ func TestSteps_converge(t *testing.T) {
 			x.cp.Write(upgrade.SavedDir(to)+kubeadm.APIServerManifestPath, 0o600, "image: registry.k8s.io/kube-apiserver:"+from+"\n")
 			x.cp.Delete(kubeadm.APIServerManifestPath)
 		}, func(x *world) (plan.Step, *hosttest.Machine) { return upgrade.ControlPlane(x.options(x.cp)), x.cp }},
+		"kubeadm's own plan": {func(_ *testing.T, x *world) { x.atWork(x.cp, "kubeadm") }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.KubeadmPlan(x.options(x.cp)), x.cp
+		}},
+		"a program of a node": {func(t *testing.T, x *world) { x.upgraded(t) }, func(x *world) (plan.Step, *hosttest.Machine) {
+			return upgrade.Begin(x.options(x.w), newProgram()), x.w
+		}},
 		"add-ons that kubeadm did not come to": {func(t *testing.T, x *world) { x.upgraded(t); x.api.AddKubeProxy(from, "v1.14.2") }, func(x *world) (plan.Step, *hosttest.Machine) {
 			return upgrade.Addons(x.options(x.cp)), x.cp
 		}},
@@ -514,5 +529,249 @@ func TestControlPlane_doesNotRollBackWhatWasInterrupted(t *testing.T) {
 	}
 	if _, left := x.cp.Read(kubeadm.UpgradeConfigPath); !left {
 		t.Error("nothing says that it was not finished")
+	}
+}
+
+// A node that was restarted between its programs and kubeadm comes back at the version,
+// and its work is not finished.
+func TestKubelet_whoseHostIsRestartedInTheMiddleIsNotFinished(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	o := x.options(x.w)
+	x.atWork(x.w, "kubeadm")
+	if err := upgrade.Begin(o, newProgram()).Apply(t.Context(), ledger.Wrap(x.w)); err != nil {
+		t.Fatal(err)
+	}
+	restart(t, x.w)
+	k := upgrade.Kubelet(o)
+	if changes, err := k.Check(t.Context(), x.w); err != nil || len(changes) != 1 || !strings.Contains(changes[0].From, "not finished") {
+		t.Errorf("%v, %v", changes, err)
+	}
+	if err := k.Apply(t.Context(), ledger.Wrap(x.w)); err != nil {
+		t.Fatal(err)
+	}
+	if changes, err := k.Check(t.Context(), x.w); err != nil || len(changes) > 0 || !strings.Contains(strings.Join(x.w.Log(), "\n"), "/usr/bin/kubeadm upgrade node") {
+		t.Errorf("%v, %v, %v", changes, err, x.w.Log())
+	}
+}
+
+// What a node said before its kubelet was restarted says nothing of the one that was put
+// back.
+func TestKubelet_putBackThatDoesNotReportIsNotCalledBack(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	o := x.options(x.w)
+	o.Limit, o.Settle, o.Poll = 300*time.Millisecond, 300*time.Millisecond, 50*time.Millisecond
+	k := upgrade.Kubelet(o)
+	for _, s := range []plan.Step{upgrade.Save(o), upgrade.Drain(o, []plan.Step{k})} {
+		if err := s.Apply(t.Context(), x.w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.atWork(x.w, "kubelet", "kubeadm")
+	x.api.Silent = func(string, string) bool { return true }
+	err := k.Apply(t.Context(), ledger.Wrap(x.w))
+	if err == nil || !strings.Contains(err.Error(), "its old one does not come back") || !strings.Contains(err.Error(), "has not reported since") {
+		t.Fatalf("%v", err)
+	}
+	if n := x.api.Get("nodes", "", "w-1"); n["spec"].(kubetest.Object)["unschedulable"] != true {
+		t.Error("pods are sent to a node whose kubelet does not run")
+	}
+}
+
+// Another control plane that is down is no reason to take back what is well here.
+func TestControlPlane_isNotRolledBackForAnother(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.atWork(x.cp, "kubeadm")
+	o := x.options(x.cp)
+	if err := upgrade.Save(o).Apply(t.Context(), x.cp); err != nil {
+		t.Fatal(err)
+	}
+	x.api.AddControlPlane("cp-2")
+	cp2 := x.api.Get("nodes", "", "cp-2")
+	cp2["status"] = kubetest.Object{"conditions": []any{kubetest.Object{"type": "Ready", "status": "Unknown", "message": "its host is down"}}}
+	x.api.Put("nodes", "", "cp-2", cp2)
+	x.cp.Write(kubeadm.UpgradeConfigPath, 0o600, "")
+	o.Limit, o.Poll = 200*time.Millisecond, 50*time.Millisecond
+	err := upgrade.ControlPlane(o).Apply(t.Context(), ledger.Wrap(x.cp))
+	if err == nil || !strings.Contains(err.Error(), "its host is down") || strings.Contains(err.Error(), "is back at") {
+		t.Errorf("%v", err)
+	}
+	if _, there := x.cp.Read(kubeadm.UpgradeConfigPath); !there {
+		t.Error("nothing says that it was not finished")
+	}
+}
+
+// A kubeadm that outlived its kocli is waited for, before anything is put back, and its
+// result is taken.
+func TestControlPlane_joinsTheKubeadmOfAnEarlierRun(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.atWork(x.cp, "kubeadm")
+	o := x.options(x.cp)
+	if err := upgrade.Save(o).Apply(t.Context(), x.cp); err != nil {
+		t.Fatal(err)
+	}
+	var starts, looks int
+	again := false
+	x.cp.Install(func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		switch {
+		case argv[0] == "systemd-run":
+			starts++
+		case argv[0] == "systemctl" && argv[len(argv)-1] == kubeadmrun.Unit && starts == 1:
+			looks++
+			if looks == 1 && !again { // it is between two renames
+				m.Delete(kubeadm.APIServerManifestPath)
+			}
+			if _, there := m.Read(kubeadm.APIServerManifestPath); looks < 4 && there {
+				t.Error("a manifest was put back while kubeadm is at work")
+			}
+			if looks == 4 {
+				m.Write(kubeadm.APIServerManifestPath, 0o600, "image: registry.k8s.io/kube-apiserver:"+to+"\n")
+			}
+			if looks < 4 {
+				return hosttest.Reply{Stdout: "ActiveState=active\n"}, true
+			}
+		}
+		return hosttest.Reply{}, false
+	})
+	// The first run loses its connection when kubeadm has been started.
+	cut := false
+	x.cp.Install(func(_ context.Context, m *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		if argv[0] == "systemctl" && argv[len(argv)-1] == kubeadmrun.Unit && starts == 1 && !cut {
+			cut = true
+			m.Cut()
+		}
+		return hosttest.Reply{}, false
+	})
+	s := upgrade.ControlPlane(o)
+	if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); !errors.Is(err, kubeadmrun.ErrGoesOn) {
+		t.Fatalf("%v", err)
+	}
+	x.cp.CutBefore(0)
+	looks, again = 0, true
+	if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); err != nil || starts != 1 {
+		t.Errorf("%v, %d starts", err, starts)
+	}
+	if changes, err := s.Check(t.Context(), x.cp); err != nil || len(changes) > 0 {
+		t.Errorf("%v, %v", changes, err)
+	}
+}
+
+// What kubeadm itself says against it ends the hop while all is as it was.
+func TestKubeadmPlan_refusesWithNothingChanged(t *testing.T) {
+	for _, ignored := range []bool{false, true} {
+		x := newWorld(t)
+		defer x.api.Close()
+		o := x.options(x.cp)
+		if err := upgrade.Save(o).Apply(t.Context(), x.cp); err != nil {
+			t.Fatal(err)
+		}
+		x.atWork(x.cp, "kubeadm")
+		x.api.Plan = "[preflight] Some fatal errors occurred:\n\t[ERROR CoreDNSUnsupportedPlugins]: there are unsupported plugins in the CoreDNS Corefile\n"
+		said := ""
+		o.PlanSaid = func(text string) error {
+			said = text
+			if ignored {
+				return nil
+			}
+			return fault.New(fault.Preflight, "mend it", errors.New(text))
+		}
+		s := upgrade.KubeadmPlan(o)
+		if _, err := upgrade.Uncordon(o).Check(t.Context(), x.cp); err != nil { // it asks the API, whose kubelets report then
+			t.Fatal(err)
+		}
+		before := x.api.State()
+		err := s.Apply(t.Context(), ledger.Wrap(x.cp))
+		if (err == nil) != ignored || !ignored && fault.CodeOf(err) != fault.Preflight || !strings.Contains(said, "CoreDNSUnsupportedPlugins") {
+			t.Errorf("ignored %t: %v, %q", ignored, err, said)
+		}
+		want := map[bool]string{false: program("kubeadm", from), true: program("kubeadm", to)}[ignored]
+		if text, _ := x.cp.Read("/usr/bin/kubeadm"); text != want || x.api.State() != before {
+			t.Errorf("ignored %t: kubeadm is %q", ignored, text)
+		}
+		if changes, err := s.Check(t.Context(), x.cp); err != nil || (len(changes) == 0) != ignored {
+			t.Errorf("ignored %t: %v, %v", ignored, changes, err)
+		}
+	}
+}
+
+// A pod that tolerates everything comes back to a node that takes no pods.
+func TestDrain_ofAPodThatComesBack(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	o := x.options(x.w)
+	s := upgrade.Drain(o, []plan.Step{upgrade.Kubelet(o)})
+	if err := s.Apply(t.Context(), x.w); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		toleration kubetest.Object
+		todo       int
+	}{
+		"everything":     {kubetest.Object{"operator": "Exists"}, 0},
+		"cordons":        {kubetest.Object{"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"}, 0},
+		"something else": {kubetest.Object{"key": "gpu", "operator": "Exists"}, 1},
+	} {
+		x.api.Put("pods", "default", "agent", kubetest.Object{
+			"metadata": kubetest.Object{"ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "agent", "uid": "u", "controller": true}}},
+			"spec":     kubetest.Object{"nodeName": "w-1", "tolerations": []any{c.toleration}}, "status": kubetest.Object{"phase": "Running"},
+		})
+		if changes, err := s.Check(t.Context(), x.w); err != nil || len(changes) != c.todo {
+			t.Errorf("%s: %v, %v", name, changes, err)
+		}
+	}
+}
+
+// Volumes that stay do not end an upgrade of a node whose pods have left.
+func TestDrain_goesOnWithVolumesThatStay(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	x.addPod()
+	x.api.Put("volumeattachments", "", "csi-1", kubetest.Object{"spec": kubetest.Object{"nodeName": "w-1", "attacher": "x", "source": kubetest.Object{}}})
+	o := x.options(x.w)
+	o.Limit = 100 * time.Millisecond
+	if err := upgrade.Drain(o, []plan.Step{upgrade.Kubelet(o)}).Apply(t.Context(), x.w); err != nil {
+		t.Errorf("%v", err)
+	}
+	if n := x.api.Get("nodes", "", "w-1"); n["spec"].(kubetest.Object)["unschedulable"] != true {
+		t.Error("the node takes pods")
+	}
+}
+
+// A pod that was ill before is not held against the kubelet; one that falls ill is.
+func TestKubelet_isNotToBlameForWhatWasIllBefore(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		x := newWorld(t)
+		defer x.api.Close()
+		x.upgraded(t)
+		ill := func() {
+			x.api.Put("pods", "kube-system", "agent-w-1", kubetest.Object{
+				"metadata": kubetest.Object{"ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "u", "controller": true}}},
+				"spec":     kubetest.Object{"nodeName": "w-1"}, "status": kubetest.Object{"phase": "Running", "conditions": []any{kubetest.Object{"type": "Ready", "status": "False"}}},
+			})
+		}
+		if before {
+			ill()
+		} else {
+			x.w.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+				if strings.Join(argv, " ") == "systemctl restart kubelet.service" {
+					ill()
+				}
+				return hosttest.Reply{}, false
+			})
+		}
+		o := x.options(x.w)
+		o.Limit, o.Poll = time.Second, 50*time.Millisecond
+		x.atWork(x.w, "kubelet", "kubeadm")
+		err := upgrade.Kubelet(o).Apply(t.Context(), ledger.Wrap(x.w))
+		if (err == nil) != before || !before && !strings.Contains(err.Error(), "pod kube-system/agent-w-1") {
+			t.Errorf("ill before %t: %v", before, err)
+		}
 	}
 }
