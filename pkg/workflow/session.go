@@ -82,6 +82,8 @@ type Session struct {
 	// replaces says that what is on the hosts already does not count as room that is
 	// taken: another version of it comes beside it.
 	replaces bool
+	// anew says that the cluster is restored: what takes hosts out of one does not work.
+	anew bool
 	// leaving are nodes that are not in the YAML any more and still have to be taken
 	// out; the run can reach them.
 	leaving []inventory.Node
@@ -233,7 +235,11 @@ func (s *Session) orGone(n inventory.Node, err error) error {
 	if lerr != nil || !slices.ContainsFunc(old.Spec.Hosts, func(h v1alpha1.Host) bool { return h.Name == n.Name }) {
 		return err
 	}
-	return &fault.Error{Node: n.Name, Hint: fmt.Sprintf("%s; if it is gone for good: kocli node remove %s --dead, or kocli node replace", fault.HintOf(err), n.Name), Err: err}
+	gone := fmt.Sprintf("kocli node remove %s --dead, or kocli node replace", n.Name)
+	if s.anew {
+		gone = "take it out of " + s.o.SpecFile + ", and the cluster is restored without it"
+	}
+	return &fault.Error{Node: n.Name, Hint: fmt.Sprintf("%s; if it is gone for good: %s", fault.HintOf(err), gone), Err: err}
 }
 
 // cluster puts together what the phases are made from.
