@@ -119,9 +119,9 @@ func (a authority) conf(server string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {server: %q, certificate-authority-data: %s}\nusers: [{name: u, user: {token: t}}]\n", server, base64.StdEncoding.EncodeToString(a.pem))
 }
 
-// client is a kubeconfig with a certificate inside.
-func (a authority) client(server, cert string) string {
-	return strings.Replace(a.conf(server), "{token: t}", fmt.Sprintf("{client-certificate-data: %s}", base64.StdEncoding.EncodeToString([]byte(cert))), 1)
+// client is a kubeconfig that leads to the host, with a certificate inside.
+func (a authority) client(cert string) string {
+	return strings.Replace(a.conf("https://10.0.0.1:6443"), "{token: t}", fmt.Sprintf("{client-certificate-data: %s}", base64.StdEncoding.EncodeToString([]byte(cert))), 1)
 }
 
 func leafPaths() []string {
@@ -306,8 +306,8 @@ func TestSteps_converge(t *testing.T) {
 		"files, that have ended": {restore.Files, func(p *plane) {
 			p.Write(pki+"front-proxy-client.crt", 0o644, ca.until(t, "front-proxy-client", time.Unix(1_000_000_000, 0)))
 			p.Write(pki+"front-proxy-client.key", 0o600, "key")
-			p.Write("/etc/kubernetes/scheduler.conf", 0o600, ca.client("https://10.0.0.1:6443", ca.until(t, "s", time.Unix(1_000_000_000, 0))))
-			p.Write("/etc/kubernetes/kubelet.conf", 0o600, ca.client("https://10.0.0.1:6443", ca.until(t, "system:node:another", time.Unix(4_000_000_000, 0))))
+			p.Write("/etc/kubernetes/scheduler.conf", 0o600, ca.client(ca.until(t, "s", time.Unix(1_000_000_000, 0))))
+			p.Write("/etc/kubernetes/kubelet.conf", 0o600, ca.client(ca.until(t, "system:node:another", time.Unix(4_000_000_000, 0))))
 			p.Write(kubeletPair, 0o600, "pair")
 		}},
 		"files, half a pair that a killed kubeadm left": {restore.Files, func(p *plane) { p.Write(pki+"etcd/peer.key", 0o600, "key") }},
@@ -330,7 +330,7 @@ func TestSteps_converge(t *testing.T) {
 			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
 		}},
 		"rotation": {func(o restore.Options) plan.Step { return restore.Registered(o)[2] }, func(p *plane) {
-			p.Write("/etc/kubernetes/kubelet.conf", 0o600, ca.client("https://10.0.0.1:6443", "cert"))
+			p.Write("/etc/kubernetes/kubelet.conf", 0o600, ca.client("cert"))
 			p.Write(kubeletPair, 0o600, "pair")
 		}},
 		"control planes of the backup": {restore.Superseded, func(p *plane) {
@@ -407,9 +407,9 @@ func TestFiles_replaceOnlyWhatCannotBeUsed(t *testing.T) {
 	ca := newAuthority(t)
 	p := newPlane(t, ca)
 	end := time.Unix(4_000_000_000, 0)
-	good := ca.client("https://10.0.0.1:6443", ca.until(t, "system:node:cp-1", end))
+	good := ca.client(ca.until(t, "system:node:cp-1", end))
 	p.Write("/etc/kubernetes/kubelet.conf", 0o600, good)
-	p.Write("/etc/kubernetes/scheduler.conf", 0o600, ca.client("https://10.0.0.1:6443", ca.until(t, "s", end)))
+	p.Write("/etc/kubernetes/scheduler.conf", 0o600, ca.client(ca.until(t, "s", end)))
 	p.Write(kubeletPair, 0o600, "pair")
 	files := func() {
 		t.Helper()
@@ -424,14 +424,14 @@ func TestFiles_replaceOnlyWhatCannotBeUsed(t *testing.T) {
 		}
 	}
 	for name, conf := range map[string]string{
-		"in another node's name":  ca.client("https://10.0.0.1:6443", ca.until(t, "system:node:cp-2", end)),
-		"with an ended client":    ca.client("https://10.0.0.1:6443", ca.until(t, "system:node:cp-1", time.Unix(1_000_000_000, 0))),
+		"in another node's name":  ca.client(ca.until(t, "system:node:cp-2", end)),
+		"with an ended client":    ca.client(ca.until(t, "system:node:cp-1", time.Unix(1_000_000_000, 0))),
 		"of another CA":           newAuthority(t).conf("https://10.0.0.1:6443"),
 		"that leads elsewhere":    ca.conf("https://10.9.9.9:6443"),
 		"with a pair that lacks":  strings.Replace(ca.conf("https://10.0.0.1:6443"), "{token: t}", "{client-certificate: /nowhere.pem}", 1),
 		"that is no kubeconfig":   "{",
 		"that trusts nobody":      "apiVersion: v1\nclusters: [{name: c, cluster: {server: \"https://10.0.0.1:6443\"}}]\n",
-		"in the name of somebody": ca.client("https://10.0.0.1:6443", newAuthority(t).until(t, "system:node:cp-1", end)),
+		"in the name of somebody": ca.client(newAuthority(t).until(t, "system:node:cp-1", end)),
 	} {
 		p.Write("/etc/kubernetes/kubelet.conf", 0o600, conf)
 		p.Write(kubeletPair, 0o600, "pair")
