@@ -389,3 +389,31 @@ func TestIdentities_andRecipients(t *testing.T) {
 		t.Error(r, err)
 	}
 }
+
+// What is not known to be signed yet is not kept without a limit.
+func TestRead_refusesMoreThanAnyBackupHas(t *testing.T) {
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	add := func(name string, data []byte) {
+		err1 := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(data)), Typeflag: tar.TypeReg})
+		_, err2 := w.Write(data)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("header.json", []byte(`{"format":"kocli-backup","version":1}`))
+	for i := range 5 {
+		add(fmt.Sprintf("files/etc/kubernetes/%d", i), make([]byte, 15<<20))
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = backup.Read(t.Context(), &out, nil, nil)
+	if fault.CodeOf(err) != fault.Backup || !strings.Contains(err.Error(), "kubernetes/4") {
+		t.Error(err)
+	}
+}

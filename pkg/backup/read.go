@@ -19,8 +19,12 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 )
 
-// maxDocument is the largest manifest or other small entry, in bytes.
-const maxDocument = 64 << 20
+// maxDocument is the largest manifest or other small entry, and maxSmall what all of
+// them have together, in bytes: they are read before the signature was.
+const (
+	maxDocument = 16 << 20
+	maxSmall    = 64 << 20
+)
 
 // Contents is an archive that was read to its end and found to be what its
 // manifest says.
@@ -57,6 +61,7 @@ func Read(ctx context.Context, r io.Reader, identities []age.Identity, db io.Wri
 		db = io.Discard
 	}
 	out := &sink{w: db}
+	var small int64
 	err := walk(r, identities, func(h *tar.Header, body io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -69,8 +74,8 @@ func Read(ctx context.Context, r io.Reader, identities []age.Identity, db io.Wri
 			seen = append(seen, File{Name: h.Name, Size: n.n, SHA256: n.sum()})
 			return nil
 		}
-		if h.Size > maxDocument {
-			return damaged(fmt.Errorf("%s has %d bytes", h.Name, h.Size))
+		if small += h.Size; h.Size > maxDocument || small > maxSmall {
+			return damaged(fmt.Errorf("up to %s it has %d bytes of configuration, which no cluster has", h.Name, small))
 		}
 		var b bytes.Buffer
 		n := newCounter(&b)

@@ -23,11 +23,13 @@ all control planes, on the same hosts or on others with other addresses, which n
 bundle. The data of etcd is restored on all of them at once, with revisions far above
 the old ones, so that nobody who watched is told of the past; then etcd, the API
 servers and controllers start in this order, and workers join or come back.
+Control planes of the backup that the YAML does not name are forgotten once they are
+silent; they must not be switched on again as they are.
 
 The backup is proved before anything is changed. What etcd held there before is put
-aside, as /var/lib/etcd/member.before-ID. A cluster whose API answers is left alone
-without --i-know. After an interruption the same command goes on. --key is for the
-bundle and for the backup.`,
+aside, as /var/lib/etcd/member.before-ID. A cluster whose API answers, also on hosts
+that the YAML does not name, is left alone without --i-know. After an interruption the
+same command goes on. --key is for the bundle and for the backup.`,
 		Example: `  kocli backup restore -f cluster.yaml --identity prod.key --bundle kocli-v1.36.3-amd64.tar
   kocli backup restore ./prod-20261125T023000Z-cp-2.tar.zst.age -f cluster.yaml --identity prod.key --bundle kocli-v1.36.3-amd64.tar`,
 		Args: cobra.MaximumNArgs(1),
@@ -97,7 +99,8 @@ its data becomes that of an etcd of one member, with revisions far above the old
 What was there is put aside on it. What the lost members had and it had not is lost; a
 backup may be newer.
 
-It refuses where etcd has its quorum. Others are added afterwards, as new ones.`,
+It refuses where etcd has its quorum, or another control plane of the YAML answers.
+Others are added afterwards, as new ones.`,
 		Example: `  kocli recover --from cp-2 -f cluster.yaml
   kocli scale -f cluster.yaml --dead cp-1,cp-3 --bundle kocli-v1.36.3-amd64.tar`,
 		Args: noArgs,
@@ -121,7 +124,7 @@ It refuses where etcd has its quorum. Others are added afterwards, as new ones.`
 			return a.result(fault.OK, r, func() error {
 				printf(a.Out, "Cluster %s works again, with %s as the only member of etcd (%s).\n", r.Cluster, r.From, ui.Duration(r.Duration))
 				if len(r.Lost) > 0 {
-					printf(a.Out, "Not members any more: %s. Take them out of the YAML, put others in, and run:\n  kocli scale -f %s --dead %s --bundle FILE\n",
+					printf(a.Out, "Not members any more: %s. They must not be switched on again as they are.\nTake them out of the YAML, put others in, and run:\n  kocli scale -f %s --dead %s --bundle FILE\n",
 						strings.Join(r.Lost, ", "), a.file, strings.Join(r.Lost, ","))
 				}
 				return nil

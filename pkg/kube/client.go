@@ -158,6 +158,16 @@ func (c *Client) Ready(ctx context.Context) error {
 	return err
 }
 
+// ReadyAt returns nil when an API server that has a certificate of the CA says at
+// endpoint ("10.0.0.1:6443") that it is ready. It asks as nobody.
+func ReadyAt(ctx context.Context, endpoint string, ca []byte, dial func(ctx context.Context, network, address string) (net.Conn, error)) error {
+	c, err := kubernetes.NewForConfig(&rest.Config{Host: "https://" + endpoint, TLSClientConfig: rest.TLSClientConfig{CAData: ca}, Dial: dial, UserAgent: "kocli"})
+	if err != nil {
+		return err
+	}
+	return (&Client{Typed: c}).Ready(ctx)
+}
+
 // API gives steps access to the cluster without saying through which control
 // plane. Look's client can only read. Both return ErrNoCluster before there is
 // one.

@@ -302,6 +302,24 @@ func pinned(p *corev1.Pod) bool {
 	return o != nil && o.Kind == "DaemonSet"
 }
 
+// DropPods deletes the pods of a node that is no more, as the cluster does by itself a
+// minute later: nobody is there to end them.
+func (c *Client) DropPods(ctx context.Context, node string) error {
+	l, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return fmt.Errorf("list the pods of %s: %w", node, err)
+	}
+	var errs []error
+	atOnce := int64(0)
+	for _, p := range l.Items {
+		err := c.Typed.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &atOnce})
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("delete pod %s/%s of %s: %w", p.Namespace, p.Name, node, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // DeleteNode takes a node out of the cluster.
 func (c *Client) DeleteNode(ctx context.Context, name string) error {
 	err := c.Typed.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host/hosttest"
@@ -39,6 +40,26 @@ func cluster(t *testing.T) (m *hosttest.Machine, c *kubetest.Cluster, look, dial
 		t.Errorf("a client is not shared: %v", err)
 	}
 	return m, c, look, dial
+}
+
+func TestReadyAt_isOfTheClusterWithThatCA(t *testing.T) {
+	_, c, _, _ := cluster(t)
+	conf, err := clientcmd.RESTConfigFromKubeConfig([]byte(c.Kubeconfig()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const at = "127.0.0.1:6443"
+	if err := kube.ReadyAt(t.Context(), at, conf.CAData, c.Dial); err != nil {
+		t.Error(err)
+	}
+	other, _ := kubetest.Issue("another", time.Now().Add(time.Hour))
+	if err := kube.ReadyAt(t.Context(), at, []byte(other), c.Dial); err == nil {
+		t.Error("a server of another cluster")
+	}
+	c.Silence(true)
+	if err := kube.ReadyAt(t.Context(), at, conf.CAData, c.Dial); err == nil {
+		t.Error("a server that is not ready")
+	}
 }
 
 const manifest = `

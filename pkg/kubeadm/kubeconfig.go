@@ -9,6 +9,18 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// CAOf returns the CA that a kubeconfig trusts, in PEM; nil where it holds none.
+func CAOf(kubeconfig []byte) ([]byte, error) {
+	var c clientcmdv1.Config
+	if err := yaml.Unmarshal(kubeconfig, &c); err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	if len(c.Clusters) == 0 {
+		return nil, nil
+	}
+	return c.Clusters[0].Cluster.CertificateAuthorityData, nil
+}
+
 // ClientCertificateOf returns the client certificate in a kubeconfig, in PEM, or the
 // path of the file that it names instead.
 func ClientCertificateOf(kubeconfig []byte) (data []byte, file string, err error) {

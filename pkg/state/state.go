@@ -70,6 +70,9 @@ func (d *Dir) Kubeconfig() string { return filepath.Join(d.root, "kubeconfig") }
 // Renewal is the path of what is kept of a renewal of certificates that has begun.
 func (d *Dir) Renewal() string { return filepath.Join(d.root, "certs-renewal.json") }
 
+// Restore is the path of what is kept of a restore that has begun.
+func (d *Dir) Restore() string { return filepath.Join(d.root, "restore.json") }
+
 // Secret is the path of a file with a secret.
 func (d *Dir) Secret(name string) string { return filepath.Join(d.root, "secrets", name) }
 
@@ -181,7 +184,7 @@ func (d *Dir) Journal(runID, name string) (io.WriteCloser, error) {
 // Forget removes the record and kubeconfig after a reset. The runs stay.
 func (d *Dir) Forget() error {
 	var errs []error
-	for _, p := range []string{d.record(), d.Kubeconfig(), d.Renewal(), filepath.Join(d.root, "secrets")} {
+	for _, p := range []string{d.record(), d.Kubeconfig(), d.Renewal(), d.Restore(), filepath.Join(d.root, "secrets")} {
 		errs = append(errs, os.RemoveAll(p))
 	}
 	return errors.Join(errs...)

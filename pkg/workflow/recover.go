@@ -53,7 +53,7 @@ func Recover(ctx context.Context, o Options, from string, confirm func(question 
 		f, err := rs.cluster.kocli(n)
 		return []plan.Step{kocliStep(f)}, err
 	}}
-	phases := slices.DeleteFunc(rs.restorePhases([]string{from}, []string{"agent"}), func(p plan.Phase) bool { return p.Name == "restore-nodes" })
+	phases := rs.restorePhases([]string{from}, []string{"agent"})
 	p, err := s.compile(append([]plan.Phase{agent}, phases...), &res.Result)
 	if err != nil {
 		return res, err
@@ -92,8 +92,9 @@ func begunRecovery(ctx context.Context, r host.Reader) (string, error) {
 	return string(id), err
 }
 
-// recovering looks at the survivor, and refuses where etcd has its quorum: there is
-// nothing to recover, and two clusters would come of it.
+// recovering looks at the survivor, and refuses where the cluster works: there is
+// nothing to recover, and two clusters would come of it. A run that was interrupted
+// before it replaced anything is no excuse: what was true then may not be any more.
 func (s *Session) recovering(ctx context.Context, from string) (*restoring, error) {
 	n, ok := s.inv.Node(from)
 	if !ok || !n.ControlPlane {
@@ -120,27 +121,41 @@ func (s *Session) recovering(ctx context.Context, from string) (*restoring, erro
 	if err != nil {
 		return nil, err
 	}
-	rs := &restoring{Session: s, id: id, members: &alone, begun: id != ""}
+	rs := &restoring{Session: s, id: id, members: &alone}
 	rs.cluster = &Cluster{Inventory: &alone, Seed: n, Dialer: s.hosts, Access: s.access, Kocli: k, Clock: s.o.Clock}
 	rs.cluster.Facts = map[string]probe.Facts{from: {Arch: probe.Arch(out.Text())}}
-	if rs.begun {
-		return rs, nil
+	if id != "" {
+		if rs.begun, err = restore.Restored(ctx, r, id); err != nil || rs.begun {
+			return rs, err
+		}
+	} else {
+		rs.id = restore.NewID(s.RunID, []inventory.Node{n})
 	}
-	rs.id = restore.NewID(s.RunID, []inventory.Node{n})
+	return rs, s.noQuorum(ctx, r, from)
+}
+
+// noQuorum refuses to recover what works: etcd as the survivor sees it, or the cluster
+// as another control plane does that the survivor is only cut off from.
+func (s *Session) noQuorum(ctx context.Context, r host.Reader, from string) error {
 	v, err := etcd.Look(ctx, r)
 	if errors.Is(err, etcd.ErrNone) {
-		return nil, fault.New(fault.Usage, "name the control plane whose etcd survived; with none left: kocli backup restore", fmt.Errorf("%s: %w", from, err))
+		return fault.New(fault.Usage, "name the control plane whose etcd survived; with none left: kocli backup restore", fmt.Errorf("%s: %w", from, err))
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	all, err := v.Health(ctx)
-	if err != nil {
-		return rs, ctx.Err() // no quorum: that is why we are here
+	if err == nil {
+		err = etcd.HasQuorum(all)
 	}
-	if err := etcd.HasQuorum(all); err != nil {
-		return rs, nil //nolint:nilerr // the same, seen a moment later
+	if err == nil {
+		return fault.New(fault.Preflight, "take those that are lost out with: kocli node remove NAME --dead",
+			fmt.Errorf("etcd has its quorum, asked through %s: there is nothing to recover", from))
 	}
-	return nil, fault.New(fault.Preflight, "take those that are lost out with: kocli node remove NAME --dead",
-		fmt.Errorf("etcd has its quorum, asked through %s: there is nothing to recover", from))
+	others := slices.DeleteFunc(s.inv.ControlPlanes(), func(m inventory.Node) bool { return m.Name == from })
+	if other, ok := s.answering(ctx, others); ok {
+		return fault.New(fault.Preflight, fmt.Sprintf("see why %[1]s is cut off from it; to make it a new member: kocli node remove %[1]s, then kocli node add %[1]s", from),
+			fmt.Errorf("the cluster works without %s: the API server of %s is ready", from, other.Name))
+	}
+	return ctx.Err()
 }

@@ -3,12 +3,15 @@ package workflow
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +25,7 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/steps/restore"
@@ -60,15 +64,17 @@ func Restore(ctx context.Context, o Options, ro RestoreOptions) (*Result, error)
 			return res, err
 		}
 	}
-	if err := s.remember(nil); err != nil {
+	if err := errors.Join(s.remember(nil), rs.begin()); err != nil {
 		return res, err
 	}
 	if err := s.run(ctx, p, res); err != nil {
 		return res, err
 	}
 	s.tellStrangers(ctx, rs.cluster)
-	res.Kubeconfig, err = s.keepKubeconfig(ctx, rs.cluster.Seed)
-	return res, err
+	if res.Kubeconfig, err = s.keepKubeconfig(ctx, rs.cluster.Seed); err != nil {
+		return res, err
+	}
+	return res, os.Remove(s.dir.Restore())
 }
 
 // PlanRestore shows what Restore would do, and changes nothing on the hosts.
@@ -109,6 +115,47 @@ func (s *Session) planRestore(ctx context.Context, ro RestoreOptions) (*restorin
 	}
 	phases, err := rs.phases()
 	return rs, phases, err
+}
+
+// restoreRecord is a restore that has begun. It stands in the operator's folder until
+// the restore has come to its end: the same command goes on with it then, and after
+// that the same backup onto the same hosts is another restore.
+type restoreRecord struct {
+	ID      string    `json:"id"`
+	Backup  string    `json:"backupSHA256"`
+	Planes  []string  `json:"controlPlanes"` // "NAME ADDRESS"
+	Started time.Time `json:"started"`
+}
+
+// restoreRecord returns the restore of a backup onto the hosts of the YAML that an
+// earlier run has begun, or a new one.
+func (s *Session) restoreRecord(sum string) (restoreRecord, error) {
+	want := restoreRecord{Backup: sum, Started: s.o.Clock.Now().UTC()}
+	for _, n := range s.inv.ControlPlanes() {
+		want.Planes = append(want.Planes, n.Name+" "+n.IP)
+	}
+	var old restoreRecord
+	data, err := os.ReadFile(s.dir.Restore())
+	if err == nil {
+		err = json.Unmarshal(data, &old)
+	}
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return want, fault.New(fault.Failure, "move the file away: the restore begins anew then", fmt.Errorf("read %s: %w", s.dir.Restore(), err))
+	case err == nil && old.ID != "" && old.Backup == sum && slices.Equal(old.Planes, want.Planes):
+		return old, nil
+	}
+	want.ID = restore.NewID(sum+" "+rand.Text(), s.inv.ControlPlanes())
+	return want, nil
+}
+
+// begin keeps the record of the restore.
+func (rs *restoring) begin() error {
+	data, err := json.MarshalIndent(rs.record, "", "  ")
+	if err != nil {
+		return err
+	}
+	return rs.dir.Write(rs.dir.Restore(), append(data, '\n'))
 }
 
 // localBackup is a backup on this machine that was read to its end.
@@ -186,26 +233,51 @@ func (s *Session) fits(c *backup.Contents) error {
 		return fault.New(fault.Usage, "set spec.kubernetes.version to "+c.Kubernetes+", and use its bundle",
 			fmt.Errorf("the backup is of Kubernetes %s, and the YAML asks for %s: other versions may not read its data", c.Kubernetes, s.inv.Version()))
 	}
-	return nil
+	return s.sameEncryption(c)
+}
+
+// sameEncryption refuses a YAML whose API servers could not read the Secrets of the
+// backup, or would write them with a key that nobody has made.
+func (s *Session) sameEncryption(c *backup.Contents) error {
+	const flag = "encryption-provider-config"
+	conf, err := kubeadm.ClusterConfig(s.inv)
+	if err != nil {
+		return err
+	}
+	manifest, _ := c.File(kubeadm.APIServerManifestPath)
+	was, is := bytes.Contains(manifest, []byte(flag)), bytes.Contains(conf, []byte(flag))
+	if was == is {
+		return nil
+	}
+	words := map[bool]string{true: "encrypted", false: "not encrypted"}
+	return fault.New(fault.Usage, fmt.Sprintf("set spec.kubernetes.encryption.secrets to %t for the restore", was),
+		fmt.Errorf("the backup is of a cluster whose Secrets were %s, and with the YAML they are %s", words[was], words[is]))
 }
 
 // sameEndpoint wants a bundle where the cluster is at another address than it was:
 // kubelets and what runs in the cluster have to be told, which the phases of create
 // do.
 func (s *Session) sameEndpoint(c *backup.Contents) error {
-	if s.bundle != nil {
+	was := endpointOf(c)
+	if s.bundle != nil || was == "" || was == s.inv.Endpoint() {
 		return nil
 	}
+	return fault.New(fault.Usage, "give it the file that holds what is installed: --bundle FILE",
+		fmt.Errorf("%w, and the API moves from %s to %s, which every node has to be told", errNoBundle, was, s.inv.Endpoint()))
+}
+
+// endpointOf is where the API was when the backup was made; empty where its YAML, of an
+// older kocli, cannot be read.
+func endpointOf(c *backup.Contents) string {
 	old, err := config.Read("the YAML in the backup", bytes.NewReader(c.Small[backup.SpecEntry]))
 	if err != nil {
-		return nil //nolint:nilerr // of an older kocli: who restores onto other addresses gives a bundle
+		return ""
 	}
 	was, err := inventory.New(old)
-	if err != nil || was.Endpoint() == s.inv.Endpoint() {
-		return nil //nolint:nilerr // as above
+	if err != nil {
+		return ""
 	}
-	return fault.New(fault.Usage, "give it the file that holds what is installed: --bundle FILE",
-		fmt.Errorf("%w, and the API moves from %s to %s, which every node has to be told", errNoBundle, was.Endpoint(), s.inv.Endpoint()))
+	return was.Endpoint()
 }
 
 // snapshot is the snapshot of etcd as a file that hosts get.
@@ -231,19 +303,43 @@ type both struct {
 
 func (b both) Close() error { return errors.Join(b.ReadCloser.Close(), b.file.Close()) }
 
-// files are what all control planes share.
-func (b *localBackup) files() []host.File {
+// files are what all control planes share: CAs and keys, what kocli gives to the API
+// servers, and files of the user's below /etc/kubernetes that the YAML's settings of
+// the control plane name.
+func (b *localBackup) files(inv *inventory.Inventory) ([]host.File, error) {
+	conf, err := kubeadm.ClusterConfig(inv)
+	if err != nil {
+		return nil, err
+	}
+	ours := append(backup.Shared(), kubeadm.EncryptionConfigPath, kubeadm.AuditPolicyPath)
 	var out []host.File
-	for _, p := range append(backup.Shared(), kubeadm.EncryptionConfigPath, kubeadm.AuditPolicyPath) {
-		data, ok := b.contents.File(p)
-		if !ok {
-			continue
-		}
+	add := func(p string, data []byte) {
 		f := host.Bytes(p, 0o600, data)
 		f.Secret = true
 		out = append(out, f)
 	}
-	return out
+	for _, p := range ours {
+		data, ok := b.contents.File(p)
+		if !ok && p == kubeadm.AuditPolicyPath && bytes.Contains(conf, []byte(p)) { // asked for since
+			if data, err = kubeadm.AuditPolicy(inv); err != nil {
+				return nil, err
+			}
+			ok = true
+		}
+		if ok {
+			add(p, data)
+		}
+	}
+	for _, e := range b.contents.Files {
+		p, ok := strings.CutPrefix(e.Name, backup.FilesPrefix)
+		if !ok || !strings.HasPrefix(p, "/etc/kubernetes/") || path.Clean(p) != p || strings.HasPrefix(p, kubeadm.PKIDir+"/") || strings.HasPrefix(p, kubeadm.ManifestsDir+"/") || slices.Contains(ours, p) {
+			continue
+		}
+		if data, ok := b.contents.File(p); ok && bytes.Contains(conf, []byte(p)) {
+			add(p, data)
+		}
+	}
+	return out, nil
 }
 
 // restoring is one restore.
@@ -251,6 +347,9 @@ type restoring struct {
 	*Session
 	cluster  *Cluster
 	id       string
+	record   restoreRecord
+	ca       []byte    // of the backup
+	was      string    // where the API was when it was made
 	created  time.Time // when the backup was made
 	begun    bool      // an earlier run has restored data already
 	files    []host.File
@@ -261,7 +360,16 @@ type restoring struct {
 // restoring looks at the hosts, and refuses what would do harm, before anything is
 // changed.
 func (s *Session) restoring(ctx context.Context, b *localBackup, iKnow bool) (*restoring, error) {
-	rs := &restoring{Session: s, id: restore.NewID(b.sum, s.inv.ControlPlanes()), created: b.contents.Created, files: b.files(), snapshot: b.snapshot(), members: s.inv}
+	record, err := s.restoreRecord(b.sum)
+	if err != nil {
+		return nil, err
+	}
+	files, err := b.files(s.inv)
+	if err != nil {
+		return nil, err
+	}
+	ca, _ := b.contents.File(kubeadm.CACertPath) // fits has seen to it
+	rs := &restoring{Session: s, id: record.ID, record: record, ca: ca, was: endpointOf(b.contents), created: b.contents.Created, files: files, snapshot: b.snapshot(), members: s.inv}
 	if err := rs.look(ctx, s.inv.ControlPlanes()); err != nil {
 		return nil, err
 	}
@@ -279,12 +387,14 @@ func (rs *restoring) look(ctx context.Context, planes []inventory.Node) error {
 		}
 	}
 	var err error
+	rs.anew = true
 	if rs.cluster, err = rs.examine(ctx); err != nil {
 		return err
 	}
 	if rs.bundle == nil {
 		for _, n := range rs.inv.Nodes {
-			if !slices.Contains(rs.cluster.Facts[n.Name].Kubernetes, kubeletConf) && n.ControlPlane {
+			k := rs.cluster.Facts[n.Name].Kubernetes
+			if n.ControlPlane && !slices.Contains(k, kubeletConf) && !slices.Contains(k, kubeadm.KubeletConfigPath) { // an earlier run may have taken the first away
 				return fault.New(fault.Usage, "give it the file that holds what is installed: --bundle FILE", fmt.Errorf("%w, and %s may have nothing installed", errNoBundle, n.Name))
 			}
 		}
@@ -309,12 +419,44 @@ func (rs *restoring) refuseHealthy(ctx context.Context, iKnow bool) error {
 	if iKnow || rs.begun {
 		return nil
 	}
-	n, ok := rs.answering(ctx, rs.inv.ControlPlanes())
-	if !ok {
-		return ctx.Err()
+	if n, ok := rs.answering(ctx, rs.inv.ControlPlanes()); ok {
+		return fault.New(fault.Preflight, "if all that was written since the backup is to be lost, say so: --i-know",
+			fmt.Errorf("cluster %s works: its API server on %s is ready", rs.inv.Name, n.Name))
 	}
-	return fault.New(fault.Preflight, "if all that was written since the backup is to be lost, say so: --i-know",
-		fmt.Errorf("cluster %s works: its API server on %s is ready", rs.inv.Name, n.Name))
+	if at := rs.worksAt(ctx); at != "" {
+		return fault.New(fault.Preflight, "switch its control planes off first, or they and the restored ones are two clusters at one address; if you mean that, say so: --i-know",
+			fmt.Errorf("cluster %s works, on control planes that the YAML does not name: its API is ready at %s", rs.inv.Name, at))
+	}
+	return ctx.Err()
+}
+
+// asking is how many workers are asked whether the cluster works elsewhere, beside the
+// control planes.
+const asking = 3
+
+// worksAt returns where an API server of the cluster is ready, as hosts of the YAML see
+// it: the cluster may go on on control planes that the YAML does not name.
+func (rs *restoring) worksAt(ctx context.Context) string {
+	workers := rs.inv.Workers()
+	for _, n := range append(rs.inv.ControlPlanes(), workers[:min(asking, len(workers))]...) {
+		r, err := rs.hosts.Look(ctx, n.Name)
+		t, ok := r.(host.Tunnel)
+		if err != nil || !ok {
+			continue
+		}
+		for _, at := range slices.Compact([]string{rs.inv.Endpoint(), rs.was}) {
+			if at == "" {
+				continue
+			}
+			try, cancel := context.WithTimeout(ctx, reachTimeout)
+			err := kube.ReadyAt(try, at, rs.ca, t.DialContext)
+			cancel()
+			if err == nil {
+				return at
+			}
+		}
+	}
+	return ""
 }
 
 // sameCA refuses hosts that belong to another cluster.
@@ -345,7 +487,7 @@ func (s *Session) sameCA(ctx context.Context, c *backup.Contents) error {
 // options are those of the steps on one control plane.
 func (rs *restoring) options(name string) restore.Options {
 	n, _ := rs.members.Node(name)
-	return restore.Options{Inventory: rs.members, Node: n, API: rs.cluster.through(name), ID: rs.id, Kocli: kocliPath(), Files: rs.files, Snapshot: rs.snapshot}
+	return restore.Options{Inventory: rs.members, Node: n, API: rs.cluster.through(name), ID: rs.id, Kocli: kocliPath(), Files: rs.files, Snapshot: rs.snapshot, Now: rs.o.Clock.Now}
 }
 
 // phases are those of Create, with the restore between what is installed and what
@@ -367,7 +509,7 @@ func (rs *restoring) phases() ([]plan.Phase, error) {
 		}}}, rs.cluster.upkeepPhases()...)
 	}
 	planes := inventory.Names(rs.members.ControlPlanes())
-	ours := rs.restorePhases(planes, installs)
+	ours := append(rs.restorePhases(planes, installs), rs.workersPhase(planes[0]))
 	last := ours[len(ours)-1].Name
 	for i := range base {
 		switch base[i].Name {
@@ -386,12 +528,13 @@ func (rs *restoring) phases() ([]plan.Phase, error) {
 }
 
 // restorePhases are the restore itself: data on all members at once, then etcd, then
-// the API servers, then what writes to them.
+// the API servers, then what writes to them. Before anything places pods, nodes are
+// marked, and those of a backup that are no more are forgotten: they look well.
 func (rs *restoring) restorePhases(planes, after []string) []plan.Phase {
 	on := func(f func(restore.Options) []plan.Step) func(string) ([]plan.Step, error) {
 		return func(name string) ([]plan.Step, error) { return f(rs.options(name)), nil }
 	}
-	return []plan.Phase{
+	out := []plan.Phase{
 		{Name: "restore-stop", Follows: after, Nodes: planes, Steps: on(func(o restore.Options) []plan.Step { return []plan.Step{restore.Stop(o)} })},
 		{Name: "restore-data", Needs: []string{"restore-stop"}, Nodes: planes, Steps: on(func(o restore.Options) []plan.Step {
 			out := []plan.Step{restore.Data(o)}
@@ -403,13 +546,33 @@ func (rs *restoring) restorePhases(planes, after []string) []plan.Phase {
 		{Name: "restore-etcd", Needs: []string{"restore-data"}, Nodes: planes, Steps: on(restore.Etcd)},
 		{Name: "restore-quorum", Needs: []string{"restore-etcd"}, Nodes: planes[:1], Steps: on(func(o restore.Options) []plan.Step { return []plan.Step{restore.Quorum(o)} })},
 		{Name: "restore-api", Needs: []string{"restore-quorum"}, Nodes: planes, Steps: on(restore.APIServer)},
-		{Name: "restore-controllers", Needs: []string{"restore-api"}, Nodes: planes, Steps: on(restore.Controllers)},
-		{Name: "restore-nodes", Needs: []string{"restore-controllers"}, Nodes: planes[:1], Steps: on(func(o restore.Options) []plan.Step { return rs.lostNodes(o) })},
+		{Name: "restore-registered", Needs: []string{"restore-api"}, Nodes: planes, Steps: on(restore.Registered)},
 	}
+	last := "restore-registered"
+	if rs.snapshot != nil {
+		out = append(out, plan.Phase{Name: "restore-nodes", Needs: []string{last}, Nodes: planes[:1], Steps: on(rs.lostNodes)})
+		last = "restore-nodes"
+	}
+	return append(out, plan.Phase{Name: "restore-controllers", Needs: []string{last}, Nodes: planes, Steps: on(restore.Controllers)})
 }
 
-// lostNodes forgets the nodes of the YAML whose hosts are new: each joins again as
-// the machine that it is now.
+// workersPhase sees to the workers that the backup may not know.
+func (rs *restoring) workersPhase(plane string) plan.Phase {
+	var joined []string
+	for _, n := range rs.inv.Workers() {
+		if slices.Contains(rs.cluster.Facts[n.Name].Kubernetes, kubeletConf) {
+			joined = append(joined, n.Name)
+		}
+	}
+	return plan.Phase{Name: "restore-workers", Needs: []string{"restore-controllers"}, Nodes: joined, Steps: func(name string) ([]plan.Step, error) {
+		o := rs.options(name)
+		o.API = rs.cluster.through(plane)
+		return []plan.Step{restore.Returned(o, rs.bundle != nil)}, nil
+	}}
+}
+
+// lostNodes forgets the workers of the YAML whose hosts are new: each joins again as
+// the machine that it is now. Control planes that the YAML does not name go too.
 func (rs *restoring) lostNodes(o restore.Options) []plan.Step {
 	var out []plan.Step
 	for _, n := range rs.inv.Workers() {
@@ -417,10 +580,11 @@ func (rs *restoring) lostNodes(o restore.Options) []plan.Step {
 			out = append(out, restore.Forget(n.Name, o.API))
 		}
 	}
-	return out
+	return append(out, restore.Superseded(o))
 }
 
-// tellStrangers names the nodes that the restored cluster has and the YAML has not.
+// tellStrangers names the nodes that the restored cluster has and the YAML has not, and
+// what the operator has to see to.
 func (s *Session) tellStrangers(ctx context.Context, c *Cluster) {
 	cl, err := c.API().Look(ctx)
 	if err != nil {
@@ -435,5 +599,8 @@ func (s *Session) tellStrangers(ctx context.Context, c *Cluster) {
 			s.o.Observer.Event(plan.Event{Time: s.o.Clock.Now(), Kind: plan.Note, Node: n.Name, Message: n.Name + " is a node of the backup, and not in the YAML",
 				Hint: fmt.Sprintf("if it is gone for good, free its pods: kocli scale -f %s --dead %s", s.o.SpecFile, n.Name)})
 		}
+	}
+	if s.inv.Spec.Backup.Schedule != "" {
+		s.o.Observer.Event(plan.Event{Time: s.o.Clock.Now(), Kind: plan.Note, Message: "control planes on new hosts make no backups by themselves yet", Hint: "kocli backup schedule -f " + s.o.SpecFile})
 	}
 }

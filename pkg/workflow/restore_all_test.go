@@ -166,17 +166,18 @@ func (d *disaster) phases(t *testing.T, n inventory.Node, etcdCA issuer) hosttes
 		switch name {
 		case "certs all":
 			for _, l := range []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client"} {
+				put(pki+l+".key", "key")
 				put(pki+l+".crt", d.ca.leaf(t, n, kubeadm.CertSANs(d.inv)...))
 			}
 			for _, l := range []string{"etcd/server", "etcd/peer", "etcd/healthcheck-client"} {
+				put(pki+l+".key", "key")
 				put(pki+l+".crt", etcdCA.leaf(t, n))
 			}
 			d.etcd.Install(m)
-		case "kubeconfig all":
-			conf := strings.Replace(d.api.Kubeconfig(), "https://127.0.0.1:6443", "https://"+d.inv.Endpoint(), 1) + "\n# " + base64.StdEncoding.EncodeToString([]byte(d.ca.pem)) + "\n"
-			for _, c := range []string{"admin", "super-admin", "controller-manager", "scheduler", "kubelet"} {
-				put("/etc/kubernetes/"+c+".conf", conf)
-			}
+		case "kubeconfig admin", "kubeconfig super-admin", "kubeconfig controller-manager", "kubeconfig scheduler", "kubeconfig kubelet":
+			conf := strings.Replace(d.api.Kubeconfig(), "https://127.0.0.1:6443", "https://"+d.inv.Endpoint(), 1)
+			mark := "certificate-authority-data: " // the cluster's CA, and that of the API server of tests
+			put("/etc/kubernetes/"+strings.TrimPrefix(name, "kubeconfig ")+".conf", strings.Replace(conf, mark, mark+base64.StdEncoding.EncodeToString([]byte(padded(d.ca.pem))), 1))
 		case "etcd local":
 			put(kubeadm.EtcdManifestPath, "etcd")
 			d.etcd.Add(n.Name, n.IP)
@@ -193,6 +194,9 @@ func (d *disaster) phases(t *testing.T, n inventory.Node, etcdCA issuer) hosttes
 		return hosttest.Reply{}, true
 	}
 }
+
+// padded is a text whose base64 can be gone on with.
+func padded(text string) string { return text + strings.Repeat("\n", (3-len(text)%3)%3) }
 
 // data makes data directories.
 func (d *disaster) data(n inventory.Node) hosttest.Program {

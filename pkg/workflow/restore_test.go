@@ -9,11 +9,13 @@ import (
 
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/backup"
+	"github.com/kocli/kocli/pkg/etcd/datadir"
 	"github.com/kocli/kocli/pkg/etcd/etcdtest"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/host/hosttest"
 	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/kube/kubetest"
 	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/payload"
 	"github.com/kocli/kocli/pkg/plan"
@@ -56,7 +58,7 @@ func TestRestorePhases_standInTheirOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		order := []string{"agent", "restore-stop", "restore-data", "restore-etcd", "restore-quorum", "restore-api", "restore-controllers", "restore-nodes"}
+		order := []string{"agent", "restore-stop", "restore-data", "restore-etcd", "restore-quorum", "restore-api", "restore-registered", "restore-nodes", "restore-controllers", "restore-workers"}
 		if bundle != nil {
 			order = slices.Concat([]string{"agent", "images"}, order[1:], []string{"control-plane", "endpoint", "control-planes"})
 		}
@@ -77,7 +79,7 @@ func TestRestorePhases_standInTheirOrder(t *testing.T) {
 			}
 			names = append(names, p.Name)
 		}
-		if steps := rs.lostNodes(rs.options("cp-1")); len(steps) != 1 || steps[0].ID() != "restore/forget-worker-1" {
+		if steps := rs.lostNodes(rs.options("cp-1")); len(steps) != 2 || steps[0].ID() != "restore/forget-worker-1" {
 			t.Errorf("forgotten are %v", steps)
 		}
 	}
@@ -99,6 +101,88 @@ func TestRestore_refusesAClusterThatWorks(t *testing.T) {
 	}
 	if err := restoringOf(session(t, machines{"cp-1": hosttest.New("cp-1")})).refuseHealthy(t.Context(), false); err != nil {
 		t.Errorf("where nothing answers: %v", err)
+	}
+}
+
+// Two clusters would come of it: what cannot see the others is not what survived.
+func TestRecover_refusesWhereAnotherControlPlaneWorks(t *testing.T) {
+	e := etcdtest.New(t)
+	m := hosttest.New("cp-2", func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
+		return "x86_64\n", 0, argv[0] == "uname"
+	})
+	e.Install(m)
+	m.OnDial(e.Dial)
+	for i, n := range []string{"cp-1", "cp-2", "cp-3"} {
+		e.Add(n, "10.0.0."+string(rune('1'+i)))
+	}
+	e.Down("10.0.0.1", true) // as cp-2 sees it
+	e.Down("10.0.0.3", true)
+	s := session(t, machines{"cp-2": m, "cp-1": answering(t, "cp-1")})
+	s.binary, s.RunID = &KocliBinary{}, "run"
+	if _, err := s.recovering(t.Context(), "cp-2"); fault.CodeOf(err) != fault.Preflight || !strings.Contains(err.Error(), "cp-1") || fault.HintOf(err) == "" {
+		t.Error(err)
+	}
+}
+
+// The same backup onto the same hosts goes on where it was interrupted, and is another
+// restore once that has come to its end.
+func TestRestoreRecord_livesUntilTheRestoreIsDone(t *testing.T) {
+	s := session(t, machines{})
+	first, err := s.restoreRecord("sum")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&restoring{Session: s, record: first}).begin(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := s.restoreRecord("sum"); err != nil || again.ID != first.ID {
+		t.Errorf("a restore that was interrupted: %v, %v", again, err)
+	}
+	if other, err := s.restoreRecord("another backup"); err != nil || other.ID == first.ID {
+		t.Errorf("another backup: %v, %v", other, err)
+	}
+	moved := *s.inv
+	moved.Nodes = slices.Clone(s.inv.Nodes)
+	moved.Nodes[0].IP = "10.9.9.9"
+	if other, err := (&Session{inv: &moved, dir: s.dir, o: s.o}).restoreRecord("sum"); err != nil || other.ID == first.ID {
+		t.Errorf("other hosts: %v, %v", other, err)
+	}
+	if err := os.Remove(s.dir.Restore()); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := s.restoreRecord("sum"); err != nil || next.ID == first.ID {
+		t.Errorf("once it was done: %v, %v", next, err)
+	}
+	if err := s.dir.Write(s.dir.Restore(), []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.restoreRecord("sum"); fault.HintOf(err) == "" {
+		t.Errorf("a damaged record: %v", err)
+	}
+}
+
+// The cluster goes on, on hosts that the YAML does not name: restored ones would be a
+// second one at its address.
+func TestRestore_refusesAClusterThatWorksElsewhere(t *testing.T) {
+	m := hosttest.New("cp-1")
+	c := kubetest.NewCluster(m.Wire)
+	t.Cleanup(c.Close)
+	m.OnDial(c.Dial)
+	rs := restoringOf(session(t, machines{"cp-1": m}))
+	ca, err := kubeadm.CAOf([]byte(c.Kubeconfig()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs.ca, rs.was = ca, "127.0.0.1:6443"
+	if err := rs.refuseHealthy(t.Context(), false); fault.CodeOf(err) != fault.Preflight || !strings.Contains(err.Error(), "127.0.0.1:6443") || !strings.Contains(fault.HintOf(err), "--i-know") {
+		t.Error(err)
+	}
+	if err := rs.refuseHealthy(t.Context(), true); err != nil {
+		t.Errorf("with --i-know: %v", err)
+	}
+	rs.ca = etcdtest.New(t).Credentials().CA
+	if err := rs.refuseHealthy(t.Context(), false); err != nil {
+		t.Errorf("another cluster at that address: %v", err)
 	}
 }
 
@@ -129,8 +213,18 @@ func TestArchive_isProvedBeforeItIsUsed(t *testing.T) {
 	if _, err := m.Put(t.Context(), f); err != nil { // which holds it against its digest
 		t.Error(err)
 	}
-	if got := len(b.files()); got != len(backup.Shared()) {
-		t.Errorf("%d files are shared", got)
+	if files, err := b.files(w.s.inv); err != nil || len(files) != len(backup.Shared()) {
+		t.Errorf("%d files are shared, %v", len(files), err)
+	}
+	audited := *w.s.inv
+	audited.Spec.Kubernetes.Audit.Enabled = true
+	if files, err := b.files(&audited); err != nil || files[len(files)-1].Path != kubeadm.AuditPolicyPath {
+		t.Errorf("without the policy of an audit that is asked for since: %v", err)
+	}
+	encrypted := *w.s.inv
+	encrypted.Spec.Kubernetes.Encryption.Secrets = true
+	if err := (&Session{inv: &encrypted}).fits(b.contents); fault.CodeOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "to false") {
+		t.Errorf("a key for Secrets that nobody has made: %v", err)
 	}
 	if err := w.s.fits(b.contents); err != nil {
 		t.Error(err)
@@ -195,9 +289,16 @@ func TestRecover_onlyWithoutAQuorum(t *testing.T) {
 	}
 	first := rs.id
 	m.Write(kubeadm.RecoverPath, 0o600, first) // as a run that was killed left it
+	s.RunID = "another run"
+	if rs, err = s.recovering(t.Context(), "cp-2"); err != nil || rs.begun || rs.id != first {
+		t.Errorf("a recovery that has replaced nothing yet: %+v, %v", rs, err)
+	}
 	e.Down("10.0.0.1", false)
 	e.Down("10.0.0.3", false)
-	s.RunID = "another run"
+	if _, err := s.recovering(t.Context(), "cp-2"); fault.CodeOf(err) != fault.Preflight {
+		t.Errorf("a recovery that has replaced nothing, and the quorum is back: %v", err)
+	}
+	m.Write(datadir.MarkerPath(restore.DataDir), 0o600, string(datadir.Marker(first)))
 	if rs, err = s.recovering(t.Context(), "cp-2"); err != nil || !rs.begun || rs.id != first {
 		t.Errorf("a recovery that has begun: %+v, %v", rs, err)
 	}

@@ -85,6 +85,8 @@ type Session struct {
 	replaces bool
 	// copies is what will be written beside the bundle's content, by node.
 	copies map[string][]preflight.Space
+	// anew says that the cluster is restored: what takes hosts out of one does not work.
+	anew bool
 	// leaving are nodes that are not in the YAML any more and still have to be taken
 	// out; the run can reach them.
 	leaving []inventory.Node
@@ -236,7 +238,11 @@ func (s *Session) orGone(n inventory.Node, err error) error {
 	if lerr != nil || !slices.ContainsFunc(old.Spec.Hosts, func(h v1alpha1.Host) bool { return h.Name == n.Name }) {
 		return err
 	}
-	return &fault.Error{Node: n.Name, Hint: fmt.Sprintf("%s; if it is gone for good: kocli node remove %s --dead, or kocli node replace", fault.HintOf(err), n.Name), Err: err}
+	gone := fmt.Sprintf("kocli node remove %s --dead, or kocli node replace", n.Name)
+	if s.anew {
+		gone = "take it out of " + s.o.SpecFile + ", and the cluster is restored without it"
+	}
+	return &fault.Error{Node: n.Name, Hint: fmt.Sprintf("%s; if it is gone for good: %s", fault.HintOf(err), gone), Err: err}
 }
 
 // cluster puts together what the phases are made from.

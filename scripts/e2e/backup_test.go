@@ -3,15 +3,22 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // backupUser has the YAML of the cluster that is backed up.
@@ -21,6 +28,12 @@ const backupUser = "backup"
 func backupYAML(t *testing.T, roles map[int]string) {
 	t.Helper()
 	haYAML(t, backupUser, "{mode: vip, address: "+vip(t)+"}", roles)
+	backupTo(t, fmt.Sprintf("target: %q, retention: {keep: 3}, schedule: \"*-*-* *:*:00/20\", sftp: {keyFile: %q}", backups(t), env(t, "KOCLI_LAB_KEY")))
+}
+
+// backupTo says in the YAML, whose last line that is, where backups go.
+func backupTo(t *testing.T, how string) {
+	t.Helper()
 	p := yaml(t, backupUser)
 	text, err := os.ReadFile(p)
 	if err != nil {
@@ -30,10 +43,48 @@ func backupYAML(t *testing.T, roles map[int]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	more := fmt.Sprintf("  backup: {target: %q, recipients: [%s], retention: {keep: 3}, schedule: \"*-*-* *:*:00/20\"}\n", backups(t), strings.TrimSpace(string(public)))
-	if err := os.WriteFile(p, append(text, more...), 0o600); err != nil {
+	head, _, _ := strings.Cut(string(text), "  backup: {")
+	head += fmt.Sprintf("  backup: {recipients: [%s], %s}\n", strings.TrimSpace(string(public)), how)
+	if err := os.WriteFile(p, []byte(head), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// made makes a backup and returns its name.
+func made(t *testing.T, more ...string) string {
+	t.Helper()
+	var r struct{ Name string }
+	if answer(t, &r, append([]string{"backup", "create"}, more...)...); r.Name == "" {
+		t.Fatal("the backup has no name")
+	}
+	return r.Name
+}
+
+// answer decodes what kocli says at its end.
+func answer(t *testing.T, v any, args ...string) {
+	t.Helper()
+	out := strings.TrimSpace(want(t, 0, backupUser, append(args, "-o", "json")...).out)
+	if err := json.Unmarshal([]byte(out[strings.LastIndexByte(out, '\n')+1:]), v); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// backupsAt are the backups at a target, the newest first.
+func backupsAt(t *testing.T, more ...string) []string {
+	t.Helper()
+	var l struct{ Backups []struct{ Name string } }
+	answer(t, &l, append([]string{"backup", "list"}, more...)...)
+	var names []string
+	for _, b := range l.Backups {
+		names = append(names, b.Name)
+	}
+	return names
+}
+
+// proved verifies the newest backup.
+func proved(t *testing.T, more ...string) result {
+	t.Helper()
+	return want(t, 0, backupUser, append([]string{"backup", "verify", "--identity", privateKey(t) + ".key", "--max-age", "1h"}, more...)...)
 }
 
 func backups(t *testing.T) string { return filepath.Join(env(t, "KOCLI_E2E_WORK"), "backups") }
@@ -96,40 +147,115 @@ func Test40_aBackupIsMadeListedAndProved(t *testing.T) {
 	sh(t, "host1", "cat >/tmp/kept.yaml <<'X'\n"+kept+"X\nkubectl --kubeconfig /etc/kubernetes/admin.conf apply -f /tmp/kept.yaml")
 	deployed(t, "host1", 3*time.Minute)
 	before40.objects = objects(t, "host1")
-	r := want(t, 0, backupUser, "backup", "create", "-o", "json")
-	figure(t, "backup.create.seconds", r.took.Seconds())
+	start := time.Now()
+	name := made(t)
+	figure(t, "backup.create.seconds", time.Since(start).Seconds())
 	before40.revision = revision(t, "host1")
-	r = want(t, 0, backupUser, "backup", "list")
-	if strings.Count(r.out, ".tar.zst.age") != 1 || strings.Contains(r.out, "not known here") {
+	kubectlAt(t, "host1", "-n kept create configmap too-late && kubectl --kubeconfig /etc/kubernetes/admin.conf -n kept label configmap too-late kept=yes")
+	if got := backupsAt(t); !slices.Equal(got, []string{name}) {
+		t.Errorf("listed are %v, not %s", got, name)
+	}
+	if r := want(t, 0, backupUser, "backup", "list"); strings.Contains(r.out, "not known here") {
 		t.Errorf("the list:\n%s", r)
 	}
-	r = want(t, 0, backupUser, "backup", "verify", "--identity", privateKey(t)+".key", "--max-age", "1h")
-	figure(t, "backup.verify.seconds", r.took.Seconds())
-	want(t, 9, backupUser, "backup", "verify")
-	files, err := filepath.Glob(filepath.Join(backups(t), "*.age"))
-	if err != nil || len(files) != 1 {
-		t.Fatal(files, err)
-	}
-	data, err := os.ReadFile(files[0])
+	figure(t, "backup.verify.seconds", proved(t).took.Seconds())
+	data, err := os.ReadFile(filepath.Join(backups(t), name))
 	if err != nil || strings.Contains(string(data), "hidden-in-backups") || strings.Contains(string(data), "PRIVATE KEY") {
 		t.Errorf("the archive is in the clear, or not there: %v", err)
 	}
 	// Others read it, with their own tools.
 	if _, err := exec.LookPath("age"); err == nil {
-		out, err := exec.Command("sh", "-c", `age -d -i "$1" "$2" | zstd -d | tar -t`, "sh", privateKey(t)+".key", files[0]).CombinedOutput()
+		out, err := exec.Command("sh", "-c", `age -d -i "$1" "$2" | zstd -d | tar -t`, "sh", privateKey(t)+".key", filepath.Join(backups(t), name)).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "etcd/snapshot.db") {
 			t.Errorf("age, zstd and tar: %v\n%s", err, out)
 		}
 	}
-	// What is damaged is said to be, and the good one stays.
-	broken := filepath.Join(env(t, "KOCLI_E2E_WORK"), "broken.tar.zst.age")
-	if err := os.WriteFile(broken, data[:len(data)-100], 0o600); err != nil {
-		t.Fatal(err)
-	}
-	want(t, 8, backupUser, "backup", "verify", broken, "--identity", privateKey(t)+".key")
+	refused(t, data)
 	// A cluster that works is not restored over.
 	if r := want(t, 3, backupUser, "backup", "restore", "--identity", privateKey(t)+".key", "--yes"); !strings.Contains(r.err, "--i-know") {
 		t.Errorf("a restore over a cluster that works:\n%s", r)
+	}
+	overSFTP(t)
+	if got := backupsAt(t); !slices.Equal(got, []string{name}) {
+		t.Errorf("after all that was refused, listed are %v, not %s", got, name)
+	}
+}
+
+// refused has archives that are not good be called so: by verify, and by restore, which
+// reads them before it looks at a host. The exit code says whether it is the archive
+// or the key.
+func refused(t *testing.T, good []byte) {
+	t.Helper()
+	other := filepath.Join(env(t, "KOCLI_E2E_WORK"), "other-key")
+	want(t, 0, "root", "backup", "keygen", "--out", other)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)/2] ^= 1
+	file := filepath.Join(env(t, "KOCLI_E2E_WORK"), "given.tar.zst.age")
+	for _, tt := range []struct {
+		what string
+		data []byte
+		key  string
+		code int
+		says string
+	}{
+		{"cut short", good[:len(good)-100], privateKey(t), 8, "cut short"},
+		{"cut to its beginning", good[:300], privateKey(t), 8, ""},
+		{"with a byte flipped", flipped, privateKey(t), 8, "damaged"},
+		{"of somebody else", []byte("PK\x03\x04 is no backup of ours"), privateKey(t), 8, "not a backup of kocli's"},
+		{"of a newer kocli", newer(t), privateKey(t), 8, "use kocli v99.0.0 or newer"},
+		{"empty", nil, privateKey(t), 8, ""},
+		{"for another key", good, other, 9, "--identity"},
+	} {
+		if err := os.WriteFile(file, tt.data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, verb := range []string{"verify", "restore"} {
+			args := []string{"backup", verb, file, "--identity", tt.key + ".key"}
+			if verb == "restore" {
+				args = append(args, "--yes")
+			}
+			if r := want(t, tt.code, backupUser, args...); !strings.Contains(r.err, tt.says) {
+				t.Errorf("%s of an archive %s does not say %q:\n%s", verb, tt.what, tt.says, r)
+			}
+		}
+	}
+	want(t, 9, backupUser, "backup", "verify") // without a key
+}
+
+// newer is an archive of a format that comes after this one.
+func newer(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	head := []byte(`{"format":"kocli-backup","version":99,"cluster":"x","kocliVersion":"v99.0.0"}`)
+	err1 := w.WriteHeader(&tar.Header{Name: "header.json", Mode: 0o600, Size: int64(len(head)), Typeflag: tar.TypeReg})
+	_, err2 := w.Write(head)
+	if err := errors.Join(err1, err2, w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// overSFTP has a server of SSH keep a backup, and another one that has no room refuse
+// it.
+func overSFTP(t *testing.T) {
+	t.Helper()
+	at := "sftp://root@" + hostAddress(t, 4)
+	name := made(t, "--to", at+"/srv/backups")
+	if got := backupsAt(t, "--to", at+"/srv/backups"); !slices.Equal(got, []string{name}) {
+		t.Errorf("the server has %v", got)
+	}
+	proved(t, "--to", at+"/srv/backups")
+	sh(t, "host4", "mkdir -p /srv/full && mount -t tmpfs -o size=64k tmpfs /srv/full")
+	if r := kocli(t, backupUser, "backup", "create", "--to", at+"/srv/full"); r.code == 0 || !strings.Contains(r.err, "make room") {
+		t.Errorf("onto a server without room:\n%s", r)
+	}
+	if got := sh(t, "host4", "ls -A /srv/full; umount /srv/full; rm -rf /srv/full /srv/backups"); got != "" {
+		t.Errorf("a backup that was given up leaves %s", got)
 	}
 }
 
@@ -184,7 +310,94 @@ func Test41_controlPlanesMakeBackupsByThemselves(t *testing.T) {
 	}
 }
 
+// A server of others that speaks S3, over TLS, which also goes down in mid-upload.
+func Test44_backupsInABucket(t *testing.T) {
+	text, err := os.ReadFile(yaml(t, backupUser))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := os.WriteFile(yaml(t, backupUser), text, 0o600); err != nil {
+			t.Error(err)
+		}
+	}()
+	b := newBucket(t)
+	at := func(address, secret string) {
+		t.Helper()
+		backupTo(t, fmt.Sprintf(`target: "s3://kocli/e2e", retention: {keep: 2}, s3: {endpoint: "https://%s", accessKey: "file:%s", secretKey: "file:%s", caFile: %q}`, address, b.file("access"), b.file(secret), b.file("tls.crt")))
+	}
+	at(b.address, "secret")
+	var names []string
+	for range 3 {
+		names = append(names, made(t))
+	}
+	if got := backupsAt(t); !slices.Equal(got, []string{names[2], names[1]}) { // of three, two are kept
+		t.Errorf("listed are %v, made were %v", got, names)
+	}
+	proved(t)
+	want(t, 0, backupUser, "backup", "prune", "--keep", "1")
+	last := []string{"e2e/" + names[2], "e2e/" + names[2] + ".json"}
+	if got := b.objects(t); !slices.Equal(got, last) {
+		t.Errorf("in the bucket are %v, not %v", got, last)
+	}
+	gives := func(what, says string) {
+		t.Helper()
+		r := kocli(t, backupUser, "backup", "create")
+		if r.code == 0 || !strings.Contains(r.err, says) || strings.Contains(r.String(), "panic") {
+			t.Errorf("%s: it does not say %q\n%s", what, says, r)
+		}
+		secret, err := os.ReadFile(b.file("secret"))
+		if err != nil || strings.Contains(r.String(), string(secret)) {
+			t.Errorf("%s: the secret is shown, %v", what, err)
+		}
+	}
+	at(b.cutAfter(t, 100<<10), "secret")
+	gives("a server that is killed in mid-upload", "earlier backups are as they were")
+	b.kill()
+	at(b.address, "secret")
+	gives("a server that is down", "earlier backups are as they were")
+	if r := kocli(t, backupUser, "backup", "list"); r.code == 0 || !strings.Contains(r.err, "connection refused") {
+		t.Errorf("a list of a server that is down:\n%s", r)
+	}
+	b.start(t)
+	if got := b.objects(t); !slices.Equal(got, last) {
+		t.Errorf("after that, in the bucket are %v, not %v", got, last)
+	}
+	if got := backupsAt(t); !slices.Equal(got, names[2:]) {
+		t.Errorf("after that, listed are %v", got)
+	}
+	proved(t)
+	at(b.address, "wrong")
+	gives("a wrong key", "spec.backup.s3")
+	at(b.address, "secret")
+	made(t)
+	if got := backupsAt(t); len(got) != 2 {
+		t.Errorf("in the end, listed are %v", got)
+	}
+}
+
+// watching is a client that watches from before a disaster on, at a revision.
+func watching(t *testing.T, host string, from int64) string {
+	t.Helper()
+	return kubectlAt(t, host, fmt.Sprintf(`get --raw '/api/v1/namespaces/kept/configmaps?watch=1&resourceVersion=%d&timeoutSeconds=10' 2>&1 || true`, from))
+}
+
+// toldToStartAnew fails where a client that watched before is told anything of the past.
+func toldToStartAnew(t *testing.T, host string, from int64) {
+	t.Helper()
+	got := watching(t, host, from)
+	if !strings.Contains(got, "410") && !strings.Contains(got, "too old") && !strings.Contains(got, "Expired") {
+		t.Errorf("a watch from before is not told to start anew: %s", got)
+	}
+	for _, kind := range []string{"ADDED", "MODIFIED", "DELETED"} {
+		if strings.Contains(got, `"type":"`+kind) {
+			t.Errorf("a watch from before is told of the past: %s", got)
+		}
+	}
+}
+
 func Test42_allControlPlanesAreLostAndRestoredElsewhere(t *testing.T) {
+	lost := revision(t, "host1") // what clients have seen, after the backup
 	for i := 1; i <= 3; i++ {
 		lab(t, "kill", "e2e", fmt.Sprintf("host%d", i))
 	}
@@ -208,24 +421,46 @@ func Test42_allControlPlanesAreLostAndRestoredElsewhere(t *testing.T) {
 	if now < before40.revision+1_000_000_000 {
 		t.Errorf("the revision is %d, and was %d", now, before40.revision)
 	}
-	// A client that watched before is told to start anew, and nothing of the past.
-	watch := kubectlAt(t, "host5", fmt.Sprintf(`get --raw '/api/v1/configmaps?watch=1&resourceVersion=%d&timeoutSeconds=10' 2>&1 || true`, before40.revision))
-	if !strings.Contains(watch, "410") && !strings.Contains(watch, "too old") && !strings.Contains(watch, "Expired") {
-		t.Errorf("a watch from before the restore: %s", watch)
+	if now <= lost {
+		t.Errorf("clients have seen revision %d, and it is %d", lost, now)
+	}
+	for _, from := range []int64{before40.revision, lost} {
+		toldToStartAnew(t, "host5", from)
 	}
 	kubectlAt(t, "host5", "-n kept create configmap after")
 	if later := revision(t, "host5"); later <= now {
 		t.Errorf("a write has revision %d after %d", later, now)
 	}
-	// The nodes that are gone give their pods back.
-	want(t, 0, backupUser, "scale", "--dead", "host1,host2,host3", "--yes")
+	// The nodes that are gone have given their pods back, and the worker has returned.
 	deployed(t, "host5", 5*time.Minute)
+	if got := nodeNames(t, "host5"); got != "host4 host5 host6 host7" {
+		t.Errorf("nodes that are ready: %s", got)
+	}
+	if got := kubectlAt(t, "host5", "get nodes --no-headers | wc -l"); got != "4" {
+		t.Errorf("nodes of control planes that are no more: %s", kubectlAt(t, "host5", "get nodes"))
+	}
+	for _, h := range []string{"host5", "host6", "host7"} { // as after init and join: the kubelet renews its own, and one host has the key to all
+		if got := sh(t, h, "grep -c client-certificate-data /etc/kubernetes/kubelet.conf || true"); got != "0" {
+			t.Errorf("the kubelet of %s has a certificate that ends in a year", h)
+		}
+		if got := kubectlAt(t, h, "get node "+h+" -o 'jsonpath={.spec.taints[*].key}'"); !strings.Contains(got, "node-role.kubernetes.io/control-plane") {
+			t.Errorf("%s has the taints %q", h, got)
+		}
+	}
+	if got := sh(t, "host6", "ls /etc/kubernetes/super-admin.conf 2>/dev/null || true"); got != "" {
+		t.Error("a second control plane has super-admin.conf")
+	}
+	// The same backup again is another restore, and is refused again.
+	if r := want(t, 3, backupUser, append(slices.Clone(restore), "--dry-run")...); !strings.Contains(r.err, "--i-know") {
+		t.Errorf("a second restore:\n%s", r)
+	}
 	if e := lastLine(t, want(t, 0, backupUser, "create", "-o", "json").out); e.Changed != 0 {
 		t.Errorf("not converged: %d changes", e.Changed)
 	}
 }
 
 func Test43_oneSurvivorBecomesTheCluster(t *testing.T) {
+	kubectlAt(t, "host7", "-n kept create configmap last-word --from-literal=n=1 && kubectl --kubeconfig /etc/kubernetes/admin.conf -n kept label configmap last-word kept=yes")
 	objectsBefore, was := objects(t, "host7"), revision(t, "host7")
 	if r := want(t, 3, backupUser, "recover", "--from", "host7", "--yes"); !strings.Contains(r.err, "quorum") {
 		t.Errorf("with a quorum:\n%s", r)
@@ -239,8 +474,14 @@ func Test43_oneSurvivorBecomesTheCluster(t *testing.T) {
 	if got := objects(t, "host7"); got != objectsBefore {
 		t.Errorf("objects are\n%s\nnot\n%s", got, objectsBefore)
 	}
-	if now := revision(t, "host7"); now < was+1_000_000_000 {
+	now := revision(t, "host7")
+	if now < was+1_000_000_000 {
 		t.Errorf("the revision is %d, and was %d", now, was)
+	}
+	toldToStartAnew(t, "host7", was)
+	kubectlAt(t, "host7", "-n kept create configmap after-recovery")
+	if later := revision(t, "host7"); later <= now {
+		t.Errorf("a write has revision %d after %d", later, now)
 	}
 	for i := 1; i <= 3; i++ {
 		lab(t, "down-host", "e2e", fmt.Sprintf("host%d", i))
@@ -250,6 +491,12 @@ func Test43_oneSurvivorBecomesTheCluster(t *testing.T) {
 	want(t, 0, backupUser, "scale", "--dead", "host5,host6", "--yes")
 	want(t, 0, backupUser, "status", "--wait", "5m")
 	wantMembers(t, "host7", "host1", "host2", "host7")
+	if got := nodeNames(t, "host7"); got != "host1 host2 host4 host7" {
+		t.Errorf("nodes that are ready: %s", got)
+	}
 	deployed(t, "host7", 5*time.Minute)
+	if got := objects(t, "host1"); got != objectsBefore {
+		t.Errorf("objects through a new member are\n%s\nnot\n%s", got, objectsBefore)
+	}
 	want(t, 0, backupUser, "reset", "--yes")
 }

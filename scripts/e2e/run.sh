@@ -25,6 +25,8 @@ make -C "$repo" --no-print-directory build >&2
 say "bundle"
 bundle_build "$bundle"
 if [ -n "${KOCLI_E2E_LONG:-}" ]; then
+	KOCLI_E2E_S3=$("$repo/scripts/tools/build.sh" versitygw)
+	export KOCLI_E2E_S3
 	say "bundle to upgrade to"
 	kubernetes=$next_kubernetes bundle_build "$next_bundle"
 	tags='e2e long' list=scripts/must-run-journeys-long.txt json=$cache/e2e-long.json

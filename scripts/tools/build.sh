@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds development tools from pinned Go modules: build.sh NAME...
-# (golangci-lint, govulncheck, goreleaser). Prints the path of each binary.
+# (golangci-lint, govulncheck, goreleaser; versitygw, the S3 server of the journeys).
+# Prints the path of each binary.
 # The version is the one in NAME/go.mod; the result stays in
 # $KOCLI_CACHE/tools/NAME-VERSION/.
 set -euo pipefail
@@ -8,7 +9,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${KOCLI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kocli}/tools
 
-[ $# -gt 0 ] || { echo "usage: build.sh golangci-lint|govulncheck|goreleaser ..." >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: build.sh golangci-lint|govulncheck|goreleaser|versitygw ..." >&2; exit 2; }
 for name in "$@"; do
 	[ -f "$here/$name/go.mod" ] || { echo "error: no tool '$name'" >&2; exit 2; }
 	package=$(awk '$1 == "tool" { print $2 }' "$here/$name/go.mod")

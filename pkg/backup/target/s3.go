@@ -78,6 +78,14 @@ func (b *bucket) Close() error   { return nil }
 
 func (b *bucket) key(name string) string { return path.Join(b.prefix, name) }
 
+// inside is what all keys begin with.
+func (b *bucket) inside() string {
+	if b.prefix == "" {
+		return ""
+	}
+	return b.prefix + "/"
+}
+
 // why says what to do about what a server answered.
 func (b *bucket) why(op string, err error) error {
 	hint := fmt.Sprintf("see that %s answers, then run the same command again; earlier backups are as they were", b.c.EndpointURL())
@@ -109,6 +117,7 @@ func (b *bucket) Create(ctx context.Context, name string) (Upload, error) {
 	if err := plain(name); err != nil {
 		return nil, err
 	}
+	b.clear(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	r, w := io.Pipe()
 	u := &bucketUpload{b: b, pipe: w, cancel: cancel, ended: make(chan struct{})}
@@ -120,6 +129,21 @@ func (b *bucket) Create(ctx context.Context, name string) (Upload, error) {
 		close(u.ended)
 	}()
 	return u, nil
+}
+
+// clear takes back the parts that uploads have left which could not end long ago: a
+// server keeps them, and counts them, until somebody does.
+func (b *bucket) clear(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx) // ends the listing
+	defer cancel()
+	for u := range b.c.ListIncompleteUploads(ctx, b.name, b.inside(), true) {
+		if u.Err != nil {
+			return // as where keys do not allow it
+		}
+		if name := strings.TrimPrefix(u.Key, b.inside()); !strings.Contains(name, "/") && time.Since(u.Initiated) > staleAfter {
+			_ = b.c.RemoveIncompleteUpload(ctx, b.name, u.Key) // the next upload tries again
+		}
+	}
 }
 
 func (u *bucketUpload) Write(p []byte) (int, error) {
@@ -169,10 +193,7 @@ func (b *bucket) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 }
 
 func (b *bucket) List(ctx context.Context) ([]Entry, error) {
-	prefix := b.prefix
-	if prefix != "" {
-		prefix += "/"
-	}
+	prefix := b.inside()
 	var out []Entry
 	for o := range b.c.ListObjects(ctx, b.name, minio.ListObjectsOptions{Prefix: prefix}) {
 		if o.Err != nil {

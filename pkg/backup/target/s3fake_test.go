@@ -23,6 +23,7 @@ type s3 struct {
 	mu      sync.Mutex
 	objects map[string][]byte
 	parts   map[string]map[int][]byte // by upload
+	left    map[string]string         // uploads of the past that never ended, and their keys
 	next    int
 	down    bool // answers 503, as a server that is being stopped
 	full    bool // takes no part any more
@@ -54,6 +55,8 @@ func (s *s3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, http.StatusBadRequest, "ServerNotInitialized")
 	case bucket != s.bucket:
 		s.fail(w, http.StatusNotFound, "NoSuchBucket")
+	case r.Method == http.MethodGet && key == "" && q.Has("uploads"):
+		s.uploads(w, q.Get("prefix"))
 	case r.Method == http.MethodGet && key == "":
 		s.list(w, q.Get("prefix"))
 	case r.Method == http.MethodPost && q.Has("uploads"):
@@ -72,6 +75,7 @@ func (s *s3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, "<CompleteMultipartUploadResult><Bucket>backups</Bucket><ETag>x</ETag></CompleteMultipartUploadResult>")
 	case r.Method == http.MethodDelete && id != "":
 		delete(s.parts, id)
+		delete(s.left, id)
 		s.aborted = append(s.aborted, key)
 		w.WriteHeader(http.StatusNoContent)
 	case r.Method == http.MethodDelete:
@@ -120,6 +124,16 @@ func (s *s3) list(w http.ResponseWriter, prefix string) {
 		}
 	}
 	s.answer(w, "%s</ListBucketResult>", out)
+}
+
+func (s *s3) uploads(w http.ResponseWriter, prefix string) {
+	out := "<ListMultipartUploadsResult>"
+	for id, k := range s.left {
+		if strings.HasPrefix(k, prefix) {
+			out += fmt.Sprintf("<Upload><Key>%s</Key><UploadId>%s</UploadId><Initiated>2020-11-25T02:30:00.000Z</Initiated></Upload>", k, id)
+		}
+	}
+	s.answer(w, "%s</ListMultipartUploadsResult>", out)
 }
 
 func (s *s3) answer(w http.ResponseWriter, format string, args ...any) {

@@ -249,6 +249,18 @@ func TestSFTP_filesAreTheOwnersAlone(t *testing.T) {
 	}
 }
 
+// A server that went down in an upload keeps its parts: who uploads next takes them back.
+func TestS3_takesBackWhatUploadsOfThePastHaveLeft(t *testing.T) {
+	s := newS3(t)
+	s.left = map[string]string{"1": "x/old.tar.zst", "2": "other/old.tar.zst", "3": "x/deeper/old.tar.zst"}
+	if err := store(t, open(t, "s3://backups/x", s3Options(s)), "a", []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	if _, gone := s.left["1"]; gone || len(s.left) != 2 {
+		t.Errorf("left are the parts of %v", s.left)
+	}
+}
+
 func TestS3_faultsSayWhatToDo(t *testing.T) {
 	big := make([]byte, 40<<20)
 	for name, tt := range map[string]struct {

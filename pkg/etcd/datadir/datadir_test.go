@@ -3,6 +3,7 @@ package datadir_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/kocli/kocli/pkg/etcd"
@@ -227,6 +229,32 @@ func TestInstall_goesOnAfterAKillAndKeepsWhatWasThere(t *testing.T) {
 				t.Errorf("%d objects, %v", len(got.Kvs), err)
 			}
 		})
+	}
+}
+
+// A kocli that was killed leaves one behind that goes on: two of them in one folder would
+// put half of the data in its place.
+func TestInstall_waitsForOneThatGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	other := flock.New(filepath.Join(dir, ".kocli-restore.lock"))
+	if err := other.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- datadir.Install(datadir.Request{ID: "id", Dir: dir, Snapshot: "/nowhere", Member: datadir.Member{Name: "b"}})
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	marker := datadir.MarkerPath(dir)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(marker), 0o700), os.WriteFile(marker, datadir.Marker("id"), 0o600), other.Unlock()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("what the other one made does not count: %v", err)
 	}
 }
 

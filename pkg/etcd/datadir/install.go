@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/gofrs/flock"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -61,6 +62,9 @@ func MarkerID(data []byte) string {
 // may be a mount.
 const staging = ".kocli-restore"
 
+// lockName is the file that whoever makes a data directory holds locked.
+const lockName = ".kocli-restore.lock"
+
 // Install makes a data directory and puts it in its place. What was there stays
 // beside it as member.before-ID. It may be killed at any moment and called again:
 // the old data, or the new, is whole. etcd must not run.
@@ -68,6 +72,12 @@ func Install(r Request) error {
 	if r.ID == "" || r.Dir == "" || !filepath.IsAbs(r.Dir) || r.Member.Name == "" {
 		return errors.New("the request names no restore, directory or member")
 	}
+	// One that was asked for by a kocli that was killed may go on still: it ends first.
+	l := flock.New(filepath.Join(r.Dir, lockName), flock.SetPermissions(0o600))
+	if err := l.Lock(); err != nil {
+		return fmt.Errorf("lock %s: %w", r.Dir, err)
+	}
+	defer func() { _ = l.Close() }() // which ends with the process too
 	if data, err := os.ReadFile(MarkerPath(r.Dir)); err == nil && MarkerID(data) == r.ID {
 		return os.RemoveAll(filepath.Join(r.Dir, staging))
 	}
@@ -101,6 +111,9 @@ func Install(r Request) error {
 		return err
 	}
 	if err := syncTree(fresh); err != nil {
+		return err
+	}
+	if err := idle(filepath.Join(live, "snap", "db")); err != nil { // a kubelet may have started it meanwhile
 		return err
 	}
 	if _, err := os.Stat(live); err == nil {

@@ -102,7 +102,10 @@ func (c *Cluster) control(resource, namespace, name string, o Object) {
 	for i, n := range nodes {
 		node := metadata(n)["name"].(string)
 		status := Object{"phase": "Running", "podIP": fmt.Sprintf("10.244.%d.2", i), "conditions": []any{Object{"type": "Ready", "status": "True"}}}
-		if short(n) {
+		if down(n) {
+			ready--
+			status = Object{"phase": "Pending"}
+		} else if short(n) {
 			ready--
 			status = Object{"phase": "Failed", "reason": "Evicted"}
 		}
@@ -122,6 +125,15 @@ func (c *Cluster) control(resource, namespace, name string, o Object) {
 		"updatedNumberScheduled": count, "numberAvailable": ready, "numberReady": ready,
 	}
 	c.Put("daemonsets", namespace, name, o)
+}
+
+// down reports whether the kubelet of a node does not report.
+func down(node Object) bool {
+	conditions, _ := node["status"].(Object)["conditions"].([]any)
+	return slices.ContainsFunc(conditions, func(c any) bool {
+		o, _ := c.(Object)
+		return o["type"] == "Ready" && o["status"] == "Unknown"
+	})
 }
 
 // short reports whether the kubelet of a node evicts pods.

@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -20,30 +19,44 @@ import (
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/kubeadmrun"
+	"github.com/kocli/kocli/pkg/pki"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/resolver"
 )
 
-const pki = "/etc/kubernetes/pki/"
+const pkiDir = kubeadm.PKIDir + "/"
 
 // leaves are the certificates of one control plane, which its addresses and the CA
 // decide, each with its CA.
 func leaves() map[string]string {
 	return map[string]string{
-		pki + "apiserver.crt": pki + "ca.crt", pki + "apiserver-kubelet-client.crt": pki + "ca.crt", pki + "front-proxy-client.crt": pki + "front-proxy-ca.crt",
-		pki + "apiserver-etcd-client.crt": pki + "etcd/ca.crt", pki + "etcd/server.crt": pki + "etcd/ca.crt", pki + "etcd/peer.crt": pki + "etcd/ca.crt",
-		pki + "etcd/healthcheck-client.crt": pki + "etcd/ca.crt",
+		pkiDir + "apiserver.crt": pkiDir + "ca.crt", pkiDir + "apiserver-kubelet-client.crt": pkiDir + "ca.crt", pkiDir + "front-proxy-client.crt": pkiDir + "front-proxy-ca.crt",
+		pkiDir + "apiserver-etcd-client.crt": pkiDir + "etcd/ca.crt", pkiDir + "etcd/server.crt": pkiDir + "etcd/ca.crt", pkiDir + "etcd/peer.crt": pkiDir + "etcd/ca.crt",
+		pkiDir + "etcd/healthcheck-client.crt": pkiDir + "etcd/ca.crt",
 	}
 }
 
 // kubeletConf is the kubelet's own kubeconfig.
 const kubeletConf = "/etc/kubernetes/kubelet.conf"
 
-// kubeconfigs are what kubeadm makes for a control plane.
+const configDir = "/etc/kubernetes/"
+
+// kubeconfigs are what kubeadm makes for a control plane, by its names.
 func kubeconfigs() []string {
-	const dir = "/etc/kubernetes/"
-	return []string{dir + "admin.conf", dir + "super-admin.conf", dir + "controller-manager.conf", dir + "scheduler.conf", kubeletConf}
+	return []string{"admin", "super-admin", "controller-manager", "scheduler", "kubelet"}
 }
+
+// own are the kubeconfigs that this control plane has to have. The one that no RBAC
+// holds is, as after kubeadm init, on one of them only.
+func (o Options) own() []string {
+	out := kubeconfigs()
+	if o.Node.Name != o.Inventory.ControlPlanes()[0].Name || len(o.Files) == 0 {
+		out = slices.DeleteFunc(out, func(n string) bool { return n == "super-admin" })
+	}
+	return out
+}
+
+func confPath(name string) string { return configDir + name + ".conf" }
 
 // Files lays down what all control planes share, and takes away certificates and
 // kubeconfigs that do not go with it or with the addresses of this host: kubeadm
@@ -56,7 +69,7 @@ func Files(o Options) plan.Step {
 		}
 		old, err := o.stale(ctx, r)
 		for _, p := range old {
-			out = append(out, plan.Change{Object: "file " + p, From: "of another CA or address", To: "make anew"})
+			out = append(out, plan.Change{Object: "file " + p, From: "of another CA or address, or ended", To: "make anew"})
 		}
 		return out, old, err
 	}
@@ -73,6 +86,9 @@ func Files(o Options) plan.Step {
 			}
 			if slices.Contains(old, kubeletConf) { // which starts again with what it gets
 				if _, err := h.Run(ctx, host.Command("systemctl", "stop", "kubelet.service")); err != nil {
+					return err
+				}
+				if err := h.Remove(ctx, pki.KubeletClientPath); err != nil { // it would be preferred to what the new one holds
 					return err
 				}
 			}
@@ -98,47 +114,44 @@ func (o Options) stale(ctx context.Context, r host.Reader) ([]string, error) {
 	var errs []error
 	cas := leaves()
 	for _, p := range sorted(cas) {
-		data, err := r.ReadFile(ctx, p)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		ca, err2 := o.shared(ctx, r, cas[p])
-		if err := errors.Join(err, err2); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if !o.fits(p, data, ca) {
+		ok, err := o.pairFits(ctx, r, p, cas[p])
+		if errs = append(errs, err); err == nil && !ok {
 			out = append(out, p)
 		}
 	}
-	ca, err := o.shared(ctx, r, pki+"ca.crt")
+	ca, err := o.shared(ctx, r, kubeadm.CACertPath)
 	if err != nil {
 		return nil, errors.Join(append(errs, err)...)
 	}
-	for _, p := range kubeconfigs() {
-		data, err := r.ReadFile(ctx, p)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if !o.leadsHere(data, ca) {
-			out = append(out, p)
+	for _, n := range kubeconfigs() {
+		ok, err := o.confFits(ctx, r, confPath(n), ca)
+		if errs = append(errs, err); err == nil && !ok {
+			out = append(out, confPath(n))
 		}
 	}
 	return out, errors.Join(errs...)
 }
 
-func sorted(m map[string]string) []string {
-	var out []string
-	for k := range m {
-		out = append(out, k)
+// pairFits reports whether kubeadm can be left with a certificate as it is: it is not
+// there, or good and with its key. kubeadm uses what it finds, and fails on half a pair,
+// which it leaves itself when it is killed.
+func (o Options) pairFits(ctx context.Context, r host.Reader, p, caPath string) (bool, error) {
+	key, err := present(ctx, r, []string{strings.TrimSuffix(p, ".crt") + ".key"})
+	if err != nil {
+		return false, err
 	}
-	slices.Sort(out)
-	return out
+	data, err := r.ReadFile(ctx, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return len(key) == 0, nil
+	}
+	ca, err2 := o.shared(ctx, r, caPath)
+	if err := errors.Join(err, err2); err != nil {
+		return false, err
+	}
+	return len(key) == 1 && o.fits(p, data, ca), nil
 }
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // shared is a file that all control planes have, as the backup has it.
 func (o Options) shared(ctx context.Context, r host.Reader, p string) ([]byte, error) {
@@ -157,39 +170,74 @@ func (o Options) shared(ctx context.Context, r host.Reader, p string) ([]byte, e
 	return r.ReadFile(ctx, p)
 }
 
-// fits reports whether a certificate is of the CA and, where it serves, for this host.
+// fits reports whether a certificate is of the CA, has not ended and, where it serves,
+// is for this host.
 func (o Options) fits(p string, data, ca []byte) bool {
-	leaf, err1 := certificate(data)
-	issuer, err2 := certificate(ca)
-	if err1 != nil || err2 != nil || leaf.CheckSignatureFrom(issuer) != nil {
+	leaf, err := pki.First(data)
+	if err != nil || !o.signed(leaf, ca) {
 		return false
 	}
 	switch p {
-	case pki + "apiserver.crt":
+	case pkiDir + "apiserver.crt":
 		missing, err := kubeadm.MissingSANs(data, o.Inventory, o.Node)
 		return err == nil && len(missing) == 0
-	case pki + "etcd/server.crt", pki + "etcd/peer.crt":
+	case pkiDir + "etcd/server.crt", pkiDir + "etcd/peer.crt":
 		return leaf.VerifyHostname(o.Node.IP) == nil && leaf.VerifyHostname(o.Node.Name) == nil
 	}
 	return true
 }
 
-func certificate(data []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, errors.New("no certificate is in it")
+// signed reports whether a certificate is of the CA and has not ended.
+func (o Options) signed(leaf *x509.Certificate, ca []byte) bool {
+	issuer, err := pki.First(ca)
+	return err == nil && leaf.CheckSignatureFrom(issuer) == nil && o.Now().Before(leaf.NotAfter)
+}
+
+// confFits reports whether a kubeconfig can stay: it is not there, or it trusts the CA,
+// leads to this host or to the cluster's endpoint, and its certificate, where it has
+// one, is still good and, for the kubelet, in the name of this node.
+func (o Options) confFits(ctx context.Context, r host.Reader, p string, ca []byte) (bool, error) {
+	conf, err := r.ReadFile(ctx, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
 	}
-	return x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return false, err
+	}
+	if !o.leadsHere(conf, ca) {
+		return false, nil
+	}
+	data, file, err := kubeadm.ClientCertificateOf(conf)
+	if err != nil {
+		return false, nil //nolint:nilerr // it is made anew
+	}
+	if file != "" {
+		data, err = r.ReadFile(ctx, file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	if len(data) == 0 {
+		return true, nil // a token or the like, which the user put there
+	}
+	leaf, err := pki.First(data)
+	if err != nil || !o.signed(leaf, ca) {
+		return false, nil //nolint:nilerr // as above
+	}
+	return p != kubeletConf || leaf.Subject.CommonName == "system:node:"+o.Node.Name, nil
 }
 
 // leadsHere reports whether a kubeconfig trusts the CA and leads to this host or to
 // the cluster's endpoint.
 func (o Options) leadsHere(conf, ca []byte) bool {
-	if !bytes.Contains(conf, []byte(base64.StdEncoding.EncodeToString(ca))) {
-		return false
-	}
-	server, err := kubeadm.ServerOf(conf)
-	if err != nil {
+	trusted, err1 := kubeadm.CAOf(conf)
+	has, err2 := pki.First(trusted)
+	want, err3 := pki.First(ca)
+	server, err4 := kubeadm.ServerOf(conf)
+	if errors.Join(err1, err2, err3, err4) != nil || !has.Equal(want) {
 		return false
 	}
 	u, err := url.Parse(server)
@@ -278,7 +326,11 @@ func (o Options) kubeadm(ctx context.Context, h host.Host, phases ...string) err
 
 // Credentials has kubeadm make the certificates and kubeconfigs that lack.
 func Credentials(o Options) []plan.Step {
-	return []plan.Step{phase(o, "certificates", sorted(leaves()), "certs all"), phase(o, "kubeconfigs", kubeconfigs(), "kubeconfig all")}
+	var paths, confs []string
+	for _, n := range o.own() {
+		paths, confs = append(paths, confPath(n)), append(confs, "kubeconfig "+n)
+	}
+	return []plan.Step{phase(o, "certificates", sorted(leaves()), "certs all"), phase(o, "kubeconfigs", paths, confs...)}
 }
 
 // Etcd starts the member of this node, and the kubelet that runs it.
@@ -331,85 +383,4 @@ func APIServer(o Options) []plan.Step {
 		},
 	}
 	return []plan.Step{phase(o, "apiserver", []string{kubeadm.APIServerManifestPath}, "control-plane apiserver"), answers}
-}
-
-// Controllers starts what writes to the API, once all API servers answer, and marks
-// the node as a control plane.
-func Controllers(o Options) []plan.Step {
-	const label = "node-role.kubernetes.io/control-plane"
-	marked := func(ctx context.Context, look func(context.Context) (*kube.Client, error)) (there, has bool, err error) {
-		c, err := look(ctx)
-		if err != nil {
-			return false, false, err
-		}
-		n, err := c.Node(ctx, o.Node.Name)
-		if err != nil || n == nil {
-			return false, false, err
-		}
-		_, has = n.Labels[label]
-		return true, has, nil
-	}
-	registered := converge.Func{
-		Name: "restore/registered",
-		CheckFn: func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
-			there, _, err := marked(ctx, o.API.Look)
-			if err != nil || !there {
-				return []plan.Change{{Object: "node " + o.Node.Name, To: "registered", After: "restore/api"}}, ctx.Err()
-			}
-			return nil, nil
-		},
-		ApplyFn: func(ctx context.Context, h host.Host) error {
-			err := patiently(ctx, readyTime, func(ctx context.Context) error {
-				there, _, err := marked(ctx, o.API.Dial)
-				if err == nil && !there {
-					err = fmt.Errorf("the kubelet has not registered node %s", o.Node.Name)
-				}
-				return err
-			})
-			if err != nil {
-				return fault.New(fault.Unhealthy, fmt.Sprintf("see why: kocli exec %s --root -- journalctl -u kubelet -n 50 --no-pager; then run the same command again", h.Name()), err)
-			}
-			return nil
-		},
-	}
-	mark := o.withConfig("node", func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
-		_, has, err := marked(ctx, o.API.Look)
-		if err != nil || !has {
-			return []plan.Change{{Object: "node " + o.Node.Name, To: "control plane", After: "restore/registered"}}, ctx.Err()
-		}
-		return nil, nil
-	}, "mark-control-plane")
-	scheduler, manager := kubeadm.ManifestsDir+"/kube-scheduler.yaml", kubeadm.ManifestsDir+"/kube-controller-manager.yaml"
-	return []plan.Step{phase(o, "controllers", []string{scheduler, manager}, "control-plane controller-manager", "control-plane scheduler"), registered, mark}
-}
-
-// Forget takes a node out of the restored cluster whose host is another one now. Its
-// pods are made anew elsewhere.
-func Forget(node string, api kube.API) plan.Step {
-	check := func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
-		change := plan.Change{Object: "node " + node, From: "of a host that is no more", To: "forget"}
-		c, err := api.Look(ctx)
-		if errors.Is(err, kube.ErrNoCluster) {
-			change.After = "restore/api"
-			return []plan.Change{change}, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		n, err := c.Node(ctx, node)
-		if err != nil || n == nil {
-			return nil, err
-		}
-		return []plan.Change{change}, nil
-	}
-	return converge.Func{Name: "restore/forget-" + node, CheckFn: check, ApplyFn: func(ctx context.Context, h host.Host) error {
-		if todo, err := check(ctx, h); err != nil || len(todo) == 0 {
-			return err
-		}
-		c, err := api.Dial(ctx)
-		if err != nil {
-			return err
-		}
-		return c.DeleteNode(ctx, node)
-	}}
 }

@@ -44,6 +44,10 @@ type Options struct {
 	// Snapshot is the snapshot of etcd, with its size and digest; its path is of no
 	// meaning. Nil has the data that is on the host taken.
 	Snapshot *host.File
+	Now      func() time.Time
+	// Patience is how long a kubelet is given to register or to report by itself; zero
+	// means ownTime.
+	Patience time.Duration
 }
 
 // DataDir is etcd's data directory, as kubeadm has it.
@@ -52,8 +56,8 @@ const DataDir = "/var/lib/etcd"
 // snapshotPath is where a snapshot waits on a host: on the disk that it is for.
 const snapshotPath = DataDir + "/.kocli-snapshot.db"
 
-// NewID names a restore: the same backup onto the same members is the same restore,
-// which goes on where it was interrupted. The token of the new cluster is made of it.
+// NewID names a restore by its source, which has to be another one each time, and the
+// members. The token of the new cluster is made of it.
 func NewID(source string, members []inventory.Node) string {
 	h := sha256.New()
 	_, _ = fmt.Fprintln(h, source) // never fails

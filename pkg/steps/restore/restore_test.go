@@ -38,6 +38,8 @@ const (
 	kocli     = "/usr/local/bin/kocli"
 	kubelet   = "/run/kubelet-runs" // stands for the process
 	snapshots = "/var/lib/etcd/.kocli-snapshot.db"
+
+	kubeletPair = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 )
 
 func cluster(t *testing.T) *inventory.Inventory {
@@ -89,10 +91,16 @@ func newAuthority(t *testing.T) authority {
 	return authority{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), cert, key}
 }
 
-// leaf is a certificate for names and addresses; the same for the same ones.
+// leaf is a certificate for names and addresses.
 func (a authority) leaf(t *testing.T, sans ...string) string {
 	t.Helper()
-	form := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(4_000_000_000, 0)}
+	return a.until(t, "", time.Unix(4_000_000_000, 0), sans...)
+}
+
+// until is a certificate of somebody that ends then.
+func (a authority) until(t *testing.T, name string, end time.Time, sans ...string) string {
+	t.Helper()
+	form := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotBefore: time.Unix(0, 0), NotAfter: end}
 	for _, s := range sans {
 		if ip := net.ParseIP(s); ip != nil {
 			form.IPAddresses = append(form.IPAddresses, ip)
@@ -108,7 +116,12 @@ func (a authority) leaf(t *testing.T, sans ...string) string {
 }
 
 func (a authority) conf(server string) string {
-	return fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {server: %q, certificate-authority-data: %s}\n", server, base64.StdEncoding.EncodeToString(a.pem))
+	return fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {server: %q, certificate-authority-data: %s}\nusers: [{name: u, user: {token: t}}]\n", server, base64.StdEncoding.EncodeToString(a.pem))
+}
+
+// client is a kubeconfig that leads to the host, with a certificate inside.
+func (a authority) client(cert string) string {
+	return strings.Replace(a.conf("https://10.0.0.1:6443"), "{token: t}", fmt.Sprintf("{client-certificate-data: %s}", base64.StdEncoding.EncodeToString([]byte(cert))), 1)
 }
 
 func leafPaths() []string {
@@ -150,12 +163,16 @@ func newPlane(t *testing.T, ca authority) *plane {
 		case "stop":
 			m.Delete(kubelet)
 			return "", 0, true
+		case "restart": // a kubelet that starts registers its node
+			m.Write(kubelet, 0o600, "")
+			p.api.AddNode(m.Name())
+			return "", 0, true
 		}
 		return "", 0, false
 	})
 	f := host.Bytes("", 0o600, []byte("the snapshot"))
 	p.o = restore.Options{
-		Inventory: inv, Node: inv.Nodes[0], ID: "id", Kocli: kocli, Snapshot: &f,
+		Inventory: inv, Node: inv.Nodes[0], ID: "id", Kocli: kocli, Snapshot: &f, Now: time.Now, Patience: 100 * time.Millisecond,
 		API: kube.API{
 			Look: func(ctx context.Context) (*kube.Client, error) { return access.Look(ctx, m) },
 			Dial: func(ctx context.Context) (*kube.Client, error) { return access.Dial(ctx, m) },
@@ -186,13 +203,18 @@ func (p *plane) kubeadm(t *testing.T, ca authority) hosttest.Program {
 		}
 		switch name {
 		case "certs all":
-			for _, l := range leafPaths() {
+			for _, l := range leafPaths() { // as kubeadm does: the key first, and half a pair is an error
+				_, key := m.Read(l + ".key")
+				if _, cert := m.Read(l + ".crt"); key != cert {
+					return hosttest.Reply{Stderr: "error: failure loading certificate and key", Code: 1}, true
+				}
+				new(l+".key", "key")
 				new(l+".crt", ca.leaf(t, "cp-1", "10.0.0.1", "10.0.0.100", "127.0.0.1"))
 			}
-		case "kubeconfig all":
-			for _, c := range confPaths() {
-				new(c, ca.conf("https://10.0.0.100:6443"))
-			}
+		case "kubeconfig admin", "kubeconfig super-admin", "kubeconfig controller-manager", "kubeconfig scheduler", "kubeconfig kubelet":
+			new("/etc/kubernetes/"+strings.TrimPrefix(name, "kubeconfig ")+".conf", ca.conf("https://10.0.0.100:6443"))
+		case "kubelet-finalize enable-client-cert-rotation":
+			m.Write("/etc/kubernetes/kubelet.conf", 0o600, strings.Replace(ca.conf("https://10.0.0.1:6443"), "{token: t}", "{client-certificate: "+kubeletPair+"}", 1))
 		case "etcd local":
 			new(kubeadm.EtcdManifestPath, "etcd")
 		case "kubelet-start":
@@ -281,7 +303,15 @@ func TestSteps_converge(t *testing.T) {
 		"files, on a new host":      {restore.Files, func(*plane) {}},
 		"files, at other addresses": {restore.Files, func(p *plane) { p.old(t, ca) }},
 		"files, of another CA":      {restore.Files, func(p *plane) { p.old(t, newAuthority(t)) }},
-		"data":                      {restore.Data, func(*plane) {}},
+		"files, that have ended": {restore.Files, func(p *plane) {
+			p.Write(pki+"front-proxy-client.crt", 0o644, ca.until(t, "front-proxy-client", time.Unix(1_000_000_000, 0)))
+			p.Write(pki+"front-proxy-client.key", 0o600, "key")
+			p.Write("/etc/kubernetes/scheduler.conf", 0o600, ca.client(ca.until(t, "s", time.Unix(1_000_000_000, 0))))
+			p.Write("/etc/kubernetes/kubelet.conf", 0o600, ca.client(ca.until(t, "system:node:another", time.Unix(4_000_000_000, 0))))
+			p.Write(kubeletPair, 0o600, "pair")
+		}},
+		"files, half a pair that a killed kubeadm left": {restore.Files, func(p *plane) { p.Write(pki+"etcd/peer.key", 0o600, "key") }},
+		"data": {restore.Data, func(*plane) {}},
 		"data, the snapshot is left": {restore.Data, func(p *plane) {
 			p.Write(datadir.MarkerPath(restore.DataDir), 0o600, string(datadir.Marker("id")))
 			p.Write(snapshots, 0o600, "x")
@@ -292,9 +322,31 @@ func TestSteps_converge(t *testing.T) {
 		"kubelet":      {func(o restore.Options) plan.Step { return restore.Etcd(o)[1] }, func(*plane) {}},
 		"API server":   {func(o restore.Options) plan.Step { return restore.APIServer(o)[0] }, func(*plane) {}},
 		"controllers":  {func(o restore.Options) plan.Step { return restore.Controllers(o)[0] }, func(*plane) {}},
-		"mark": {func(o restore.Options) plan.Step { return restore.Controllers(o)[2] }, func(p *plane) {
+		"mark": {func(o restore.Options) plan.Step { return restore.Registered(o)[1] }, func(p *plane) {
 			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
 			p.api.AddNode("cp-1")
+		}},
+		"registered, by a kubelet that ran before": {func(o restore.Options) plan.Step { return restore.Registered(o)[0] }, func(p *plane) {
+			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
+		}},
+		"rotation": {func(o restore.Options) plan.Step { return restore.Registered(o)[2] }, func(p *plane) {
+			p.Write("/etc/kubernetes/kubelet.conf", 0o600, ca.client("cert"))
+			p.Write(kubeletPair, 0o600, "pair")
+		}},
+		"control planes of the backup": {restore.Superseded, func(p *plane) {
+			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
+			for _, n := range []string{"cp-1", "old-1", "old-2"} {
+				p.api.AddControlPlane(n)
+			}
+		}},
+		"a worker that joins anew": {func(o restore.Options) plan.Step { return restore.Returned(o, true) }, func(p *plane) {
+			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
+			p.Write("/etc/kubernetes/kubelet.conf", 0o600, "of the old cluster")
+			p.Write(kubeletPair, 0o600, "pair")
+		}},
+		"a worker that registers again": {func(o restore.Options) plan.Step { return restore.Returned(o, false) }, func(p *plane) {
+			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
+			p.Write("/etc/kubernetes/kubelet.conf", 0o600, "of the old cluster")
 		}},
 		"forget": {func(o restore.Options) plan.Step { return restore.Forget("worker-1", o.API) }, func(p *plane) {
 			p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
@@ -329,7 +381,7 @@ func TestSteps_inTheirOrderMakeAControlPlane(t *testing.T) {
 			}
 		}
 	}
-	if got := strings.Join(p.ran, ", "); got != "certs all, kubeconfig all, etcd local, kubelet-start, control-plane apiserver, control-plane controller-manager, control-plane scheduler" {
+	if got := strings.Join(p.ran, ", "); got != "certs all, kubeconfig admin, kubeconfig super-admin, kubeconfig controller-manager, kubeconfig scheduler, kubeconfig kubelet, etcd local, kubelet-start, control-plane apiserver, control-plane controller-manager, control-plane scheduler" {
 		t.Errorf("kubeadm ran %s", got)
 	}
 	want := datadir.Request{ID: "id", Dir: "/var/lib/etcd", Snapshot: snapshots, Member: datadir.Member{
@@ -346,6 +398,90 @@ func TestSteps_inTheirOrderMakeAControlPlane(t *testing.T) {
 	}
 	if m, _ := p.Read(kubeadm.EtcdManifestPath); m != "etcd" {
 		t.Errorf("the manifest of etcd is %q", m)
+	}
+}
+
+// What is good stays, and what the kubelet keeps of another time goes with its
+// kubeconfig.
+func TestFiles_replaceOnlyWhatCannotBeUsed(t *testing.T) {
+	ca := newAuthority(t)
+	p := newPlane(t, ca)
+	end := time.Unix(4_000_000_000, 0)
+	good := ca.client(ca.until(t, "system:node:cp-1", end))
+	p.Write("/etc/kubernetes/kubelet.conf", 0o600, good)
+	p.Write("/etc/kubernetes/scheduler.conf", 0o600, ca.client(ca.until(t, "s", end)))
+	p.Write(kubeletPair, 0o600, "pair")
+	files := func() {
+		t.Helper()
+		if err := restore.Files(p.o).Apply(t.Context(), p.Machine); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files()
+	for _, f := range []string{"/etc/kubernetes/kubelet.conf", "/etc/kubernetes/scheduler.conf", kubeletPair} {
+		if _, ok := p.Read(f); !ok {
+			t.Errorf("%s was good, and is gone", f)
+		}
+	}
+	for name, conf := range map[string]string{
+		"in another node's name":  ca.client(ca.until(t, "system:node:cp-2", end)),
+		"with an ended client":    ca.client(ca.until(t, "system:node:cp-1", time.Unix(1_000_000_000, 0))),
+		"of another CA":           newAuthority(t).conf("https://10.0.0.1:6443"),
+		"that leads elsewhere":    ca.conf("https://10.9.9.9:6443"),
+		"with a pair that lacks":  strings.Replace(ca.conf("https://10.0.0.1:6443"), "{token: t}", "{client-certificate: /nowhere.pem}", 1),
+		"that is no kubeconfig":   "{",
+		"that trusts nobody":      "apiVersion: v1\nclusters: [{name: c, cluster: {server: \"https://10.0.0.1:6443\"}}]\n",
+		"in the name of somebody": ca.client(newAuthority(t).until(t, "system:node:cp-1", end)),
+	} {
+		p.Write("/etc/kubernetes/kubelet.conf", 0o600, conf)
+		p.Write(kubeletPair, 0o600, "pair")
+		files()
+		_, ok1 := p.Read("/etc/kubernetes/kubelet.conf")
+		_, ok2 := p.Read(kubeletPair)
+		if ok1 || ok2 {
+			t.Errorf("the kubelet keeps a kubeconfig %s, or its pair", name)
+		}
+	}
+}
+
+// The control plane that reports stays: its pods run. Nodes of other roles do as well.
+func TestSuperseded_leavesWhoReports(t *testing.T) {
+	p := newPlane(t, newAuthority(t))
+	p.Write(kube.AdminConf(), 0o600, p.api.Kubeconfig())
+	for _, n := range []string{"cp-1", "silent", "alive", "waking"} {
+		p.api.AddControlPlane(n)
+	}
+	p.api.AddNode("worker-9")
+	for _, n := range []string{"silent", "alive"} {
+		p.api.Put("pods", "kube-system", "dns-on-"+n, kubetest.Object{"spec": kubetest.Object{"nodeName": n}})
+	}
+	report := func(n string, at time.Time) {
+		p.api.Put("leases", "kube-node-lease", n, kubetest.Object{"spec": kubetest.Object{"renewTime": at.UTC().Format("2006-01-02T15:04:05.000000Z07:00")}})
+	}
+	long := time.Now().Add(-time.Hour)
+	report("silent", long)
+	report("waking", long)
+	report("alive", time.Now())
+	p.o.Patience = time.Second
+	time.AfterFunc(200*time.Millisecond, func() { report("waking", time.Now()) })
+	s := restore.Superseded(p.o)
+	if err := s.Apply(t.Context(), p.Machine); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, n := range []string{"cp-1", "silent", "alive", "waking", "worker-9"} {
+		if p.api.Get("nodes", "", n) != nil {
+			left = append(left, n)
+		}
+	}
+	if got := strings.Join(left, " "); got != "cp-1 alive waking worker-9" {
+		t.Errorf("left are %s", got)
+	}
+	if p.api.Get("pods", "kube-system", "dns-on-silent") != nil || p.api.Get("pods", "kube-system", "dns-on-alive") == nil {
+		t.Error("pods of the node that is gone are left, or those of another one are not")
+	}
+	if todo, err := s.Check(t.Context(), p.Machine); err != nil || len(todo) > 0 {
+		t.Errorf("%v, %v", todo, err)
 	}
 }
 
