@@ -42,6 +42,12 @@ func validateOverrides(o *v1alpha1.Overrides, p *field.Path) field.ErrorList {
 		"controlPlane": "set spec.hosts[].roles",
 		"patches":      "set spec.hosts[].kubelet",
 	}))...)
+	all = append(all, forbidFields(o.UpgradeConfiguration, p.Child("upgradeConfiguration"), map[string]string{
+		"apply": "kocli upgrade fills it in",
+		"node":  "kocli upgrade fills it in",
+		"plan":  "kocli upgrade fills it in",
+		"diff":  "kocli does not use it",
+	})...)
 	all = append(all, forbidFields(o.Kubelet, p.Child("kubelet"), kubeletManaged())...)
 	return append(all, forbidFields(o.KubeProxy, p.Child("kubeProxy"), map[string]string{
 		"mode":        "set spec.network.proxyMode",

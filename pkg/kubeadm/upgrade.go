@@ -29,7 +29,7 @@ func Upgrade(inv *inventory.Inventory, node inventory.Node, o NodeOptions) ([]by
 		Apply:    v1beta4.UpgradeApplyConfiguration{KubernetesVersion: inv.Version(), IgnorePreflightErrors: ignore, Patches: patches, ImagePullPolicy: corev1.PullNever},
 		Node:     v1beta4.UpgradeNodeConfiguration{IgnorePreflightErrors: ignore, Patches: patches, ImagePullPolicy: corev1.PullNever},
 		Timeouts: t,
-	}, path: overridesPath().Child("upgradeConfiguration")})
+	}, over: inv.Spec.Kubernetes.Overrides.UpgradeConfiguration, path: overridesPath().Child("upgradeConfiguration")})
 }
 
 // imageVersion finds the version in the image of a static pod of Kubernetes.

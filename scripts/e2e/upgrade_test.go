@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,22 +46,28 @@ metadata: {name: served}
 spec: {maxUnavailable: 1, selector: {matchLabels: {app: served}}}
 `
 
-// setVersion has the YAML of the journeys ask for another version.
-func setVersion(t *testing.T, user, version string) {
+// edit changes the first line of the journeys' YAML that begins with a prefix.
+func edit(t *testing.T, user, prefix, line string) {
 	t.Helper()
 	text, err := os.ReadFile(yaml(t, user))
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(string(text), "\n")
-	for i, l := range lines {
-		if strings.HasPrefix(l, "    version: v") {
-			lines[i] = "    version: " + version
-		}
+	i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, prefix) })
+	if i < 0 {
+		t.Fatalf("no line %q in\n%s", prefix, text)
 	}
+	lines[i] = line
 	if err := os.WriteFile(yaml(t, user), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// setVersion has the YAML of the journeys ask for another version.
+func setVersion(t *testing.T, user, version string) {
+	t.Helper()
+	edit(t, user, "    version: v", "    version: "+version)
 }
 
 // versions lists every node with its kubelet and whether it takes pods.
@@ -149,6 +156,8 @@ func Test31_aControlPlaneThatDoesNotBecomeHealthyIsRolledBack(t *testing.T) {
 		sh(t, "host1", "cat > /tmp/cc <<'EOF'\n"+text+"\nEOF\nkubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system create cm kubeadm-config --from-file=ClusterConfiguration=/tmp/cc --dry-run=client -o yaml | kubectl --kubeconfig /etc/kubernetes/admin.conf apply -f - 2>&1")
 	}
 	set(bad)
+	edit(t, "upgrade", "    overrides:", "    overrides:\n      upgradeConfiguration: {timeouts: {upgradeManifests: 150s}}")
+	defer edit(t, "upgrade", "      upgradeConfiguration:", "")
 	api := probe("https://" + vip(t) + ":8443")
 	r := want(t, 1, "upgrade", "upgrade")
 	_, gap := report(t, api, "rollback.api")

@@ -72,6 +72,10 @@ type Overrides struct {
 	InitConfiguration Object `json:"initConfiguration,omitempty"`
 	// Fields of JoinConfiguration (kubeadm.k8s.io/v1beta4).
 	JoinConfiguration Object `json:"joinConfiguration,omitempty"`
+	// Fields of UpgradeConfiguration (kubeadm.k8s.io/v1beta4), such as
+	// timeouts.upgradeManifests: how long a static pod has to be replaced in an
+	// upgrade before the old one is put back (default 5m).
+	UpgradeConfiguration Object `json:"upgradeConfiguration,omitempty"`
 	// Fields of KubeletConfiguration (kubelet.config.k8s.io/v1beta1), for all hosts.
 	Kubelet Object `json:"kubelet,omitempty"`
 	// Fields of KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1).
