@@ -30,6 +30,9 @@ func Dir() string { return path.Join(ledger.Root(), "kubeadm") }
 // may: nothing that it works at may be touched.
 var ErrGoesOn = errors.New("kubeadm goes on on the host")
 
+// ErrNotStarted says that systemd did not start kubeadm: nothing has been done.
+var ErrNotStarted = errors.New("kubeadm was not started")
+
 // detachedTime is how long kocli waits for a kubeadm in Unit: for one before it, which
 // holds the lock, and for each static pod that is replaced kubeadm has minutes.
 const detachedTime = 30 * time.Minute
@@ -72,7 +75,7 @@ func Detached(ctx context.Context, h host.Host, name string, args ...string) err
 		if _, err := h.Run(ctx, unitCommand(job, args)); err != nil { // it does not wait
 			var x *host.ExitError
 			if errors.As(err, &x) {
-				return fmt.Errorf("start kubeadm in %s: %w", Unit, err)
+				return fault.New(fault.Failure, fmt.Sprintf("see why: kocli exec %s --root -- systemctl status %s; then run the same command again", h.Name(), Unit), fmt.Errorf("%w: %w", ErrNotStarted, err))
 			}
 			return goesOn(ctx, h, "may be at work", err)
 		}

@@ -153,6 +153,17 @@ func TestDetached_failsAsKubeadmDoes(t *testing.T) {
 	}
 }
 
+func TestDetached_thatSystemdDoesNotStart(t *testing.T) {
+	u := newUnit()
+	u.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		return hosttest.Reply{Stderr: "Failed to start transient service unit: no room\n", Code: 1}, argv[0] == "systemd-run"
+	})
+	err := u.run(t.Context())
+	if !errors.Is(err, kubeadmrun.ErrNotStarted) || errors.Is(err, kubeadmrun.ErrGoesOn) || !strings.Contains(err.Error(), "no room") || fault.HintOf(err) == "" {
+		t.Errorf("%v, hint %q", err, fault.HintOf(err))
+	}
+}
+
 // What an earlier run of kocli has started is waited for, and not started again.
 func TestDetached_joinsWhatRunsAlready(t *testing.T) {
 	for code, want := range map[string]string{"0": "", "1": "timed out"} {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +29,13 @@ const nextKubernetes = "v1.37.2"
 // to the next minor.
 func newUpgradeLab(t *testing.T, example string) *lab {
 	t.Helper()
-	l := newLab(t, "../../examples/cluster-"+example+".yaml")
+	return newUpgradeLabAt(t, "../../examples/cluster-"+example+".yaml")
+}
+
+// newUpgradeLabAt is newUpgradeLab for a YAML.
+func newUpgradeLabAt(t *testing.T, file string) *lab {
+	t.Helper()
+	l := newLab(t, file)
 	l.create(t, plan.Options{})
 	l.api.AddKubeProxy(archivetest.Kubernetes, "v1.14.2")
 	b, err := archive.Open(archivetest.WriteRelease(t, nextKubernetes))
@@ -241,5 +249,52 @@ func TestUpgrade_kubeadmIsAskedFirst(t *testing.T) {
 		if !refuses && (err != nil || asked < 0 || asked > changed || slices.Index(done, "images/import") > asked) {
 			t.Errorf("%v, %v", err, done)
 		}
+	}
+}
+
+// Workers behind the canary are drained as many at once as may be away, and no more: of
+// four, three are left, and two of them have to be on their way for either to come on.
+func TestUpgrade_drainsAsManyWorkersAtOnceAsMayBeAway(t *testing.T) {
+	text, err := os.ReadFile("../../examples/cluster-vip.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := "    - {name: worker-3, address: 10.10.0.23}\n    - {name: worker-4, address: 10.10.0.24}\n"
+	example := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(example, []byte(strings.Replace(string(text), "    - {name: worker-2,", more+"    - {name: worker-2,", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := newUpgradeLabAt(t, example)
+	workers := inventory.Names(l.inv.Workers())
+	if len(workers) != 4 {
+		t.Fatalf("%v", workers)
+	}
+	for _, n := range workers[1:] {
+		l.api.Put("pods", "default", "web-"+n, kubetest.Object{
+			"metadata": kubetest.Object{"ownerReferences": []any{kubetest.Object{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}}},
+			"spec":     kubetest.Object{"nodeName": n}, "status": kubetest.Object{"phase": "Running"},
+		})
+	}
+	var mu sync.Mutex
+	asked, away, most := map[string]bool{}, 0, 0
+	l.api.Budget = func(pod kubetest.Object) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[pod["spec"].(kubetest.Object)["nodeName"].(string)] = true
+		return len(asked) > 1
+	}
+	_, err = l.upgradePlan(t, "").Execute(t.Context(), l, func(e plan.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case e.Phase == "workers" && e.Kind == plan.PhaseStarted:
+			away++
+			most = max(most, away)
+		case e.Phase == "workers" && e.Kind == plan.PhaseEnded:
+			away--
+		}
+	})
+	if err != nil || most != 2 {
+		t.Errorf("%v, %d at once", err, most)
 	}
 }

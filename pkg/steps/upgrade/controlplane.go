@@ -286,7 +286,7 @@ func (s controlPlane) apply(ctx context.Context, h host.Host) error {
 		}
 		return h.Remove(ctx, kubeadm.UpgradeConfigPath)
 	}
-	if lost(ctx, err) {
+	if lost(ctx, err) || errors.Is(err, kubeadmrun.ErrNotStarted) {
 		return err
 	}
 	return s.rollBack(ctx, h, err)

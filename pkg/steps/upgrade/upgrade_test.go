@@ -775,3 +775,29 @@ func TestKubelet_isNotToBlameForWhatWasIllBefore(t *testing.T) {
 		}
 	}
 }
+
+// Where kubeadm was not even started there is nothing to put back.
+func TestControlPlane_thatSystemdDoesNotStartIsLeftAsItIs(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.atWork(x.cp, "kubeadm")
+	o := x.options(x.cp)
+	if err := upgrade.Save(o).Apply(t.Context(), x.cp); err != nil {
+		t.Fatal(err)
+	}
+	fails := true
+	x.cp.Install(func(_ context.Context, _ *hosttest.Machine, argv []string, _ []byte) (hosttest.Reply, bool) {
+		return hosttest.Reply{Stderr: "no room\n", Code: 1}, fails && argv[0] == "systemd-run"
+	})
+	s := upgrade.ControlPlane(o)
+	if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); err == nil || !strings.Contains(err.Error(), "no room") || strings.Contains(err.Error(), "is back at") {
+		t.Errorf("%v", err)
+	}
+	if _, kept := x.cp.Read(upgrade.SavedDir(to) + "/usr/bin/kubeadm"); !kept {
+		t.Error("what was kept was set aside")
+	}
+	fails = false
+	if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); err != nil {
+		t.Error(err)
+	}
+}
