@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/host/fanout"
@@ -43,6 +44,8 @@ type HopOptions struct {
 	// PlanSaid is told what kubeadm upgrade plan says against the hop, and returns why it
 	// ends there; nil where the hop goes on all the same.
 	PlanSaid func(said string) error
+	// Calm and Deaf are as for the steps of an upgrade.
+	Calm, Deaf time.Duration
 }
 
 // UpgradePhases bring the cluster to the version of its inventory, from one that is
@@ -180,6 +183,6 @@ func (c *Cluster) upgrade(n inventory.Node, o HopOptions) upgrade.Options {
 		Before: c.hooks(hooks.BeforeUpgrade, n, o.From), After: c.hooks(hooks.AfterUpgrade, n, o.From),
 		Inventory: c.Inventory, Node: n, From: o.From, API: c.API(), Local: c.through(n.Name), Kocli: kocliPath(),
 		First: n.Name == o.First, Components: o.Components, Drain: o.Drain, Anew: o.Anew, Alone: o.Alone,
-		PlanSaid: o.PlanSaid,
+		PlanSaid: o.PlanSaid, Calm: o.Calm, Deaf: o.Deaf,
 	}
 }

@@ -59,7 +59,7 @@ func (l *lab) upgradePlan(t *testing.T, pause string) *plan.Plan {
 	phases, err := l.cluster.UpgradePhases(workflow.HopOptions{
 		From: archivetest.Kubernetes, Components: map[string]string{"etcd": "3.7.0-0", "coredns": "v1.14.6", "pause": "3.10.2"},
 		Drain:          kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond},
-		MaxUnavailable: 2, PauseAfter: pause, Alone: len(l.inv.Nodes) == 1,
+		MaxUnavailable: 2, PauseAfter: pause, Alone: len(l.inv.Nodes) == 1, Calm: time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func TestUpgrade_order(t *testing.T) {
 func TestUpgrade_theUnfinishedOneGoesFirst(t *testing.T) {
 	l := newUpgradeLab(t, "vip")
 	cp := inventory.Names(l.inv.ControlPlanes())
-	phases, err := l.cluster.UpgradePhases(workflow.HopOptions{From: archivetest.Kubernetes, First: cp[1]})
+	phases, err := l.cluster.UpgradePhases(workflow.HopOptions{From: archivetest.Kubernetes, First: cp[1], Calm: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestUpgrade_kubeadmIsAskedFirst(t *testing.T) {
 		}
 		o := workflow.HopOptions{
 			From: archivetest.Kubernetes, Components: map[string]string{"etcd": "3.7.0-0", "coredns": "v1.14.6", "pause": "3.10.2"}, Anew: true,
-			Drain: kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond}, MaxUnavailable: 2,
+			Drain: kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond}, MaxUnavailable: 2, Calm: time.Millisecond,
 			PlanSaid: func(said string) error { return fault.New(fault.Preflight, "", errors.New(said)) },
 		}
 		phases, err := l.cluster.UpgradePhases(o)

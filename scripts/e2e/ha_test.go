@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -96,6 +97,16 @@ type prober struct {
 	failed []time.Time
 	last   time.Time // of the last answer
 	gap    time.Duration
+
+	windows []window // without an answer
+	why     error    // the first failure since the last answer
+}
+
+// window is a time without an answer.
+type window struct {
+	from time.Time
+	took time.Duration
+	why  error
 }
 
 func probe(url string) *prober { return probeAt(url + "/readyz") }
@@ -123,8 +134,15 @@ func probeAt(url string) *prober {
 			p.mu.Lock()
 			p.asked++
 			if ok {
-				p.gap, p.last = max(p.gap, time.Since(p.last)), time.Now()
+				took := time.Since(p.last)
+				if p.why != nil {
+					p.windows = append(p.windows, window{p.last, took, p.why})
+				}
+				p.gap, p.last, p.why = max(p.gap, took), time.Now(), nil
 			} else {
+				if p.why == nil {
+					p.why = cmp.Or(err, errors.New("not 200"))
+				}
 				p.failed = append(p.failed, time.Now())
 			}
 			p.mu.Unlock()
@@ -149,6 +167,10 @@ func (p *prober) end() { close(p.stop); p.done.Wait() }
 func report(t *testing.T, p *prober, name string) (failed int, gap time.Duration) {
 	t.Helper()
 	asked, failed, gap := p.since()
+	for _, w := range p.windows {
+		t.Logf("%s: nothing from %s for %s: %v", name, w.from.Format(time.TimeOnly), w.took.Round(time.Millisecond), w.why)
+	}
+	p.windows = nil
 	figure(t, name+".requests", asked)
 	figure(t, name+".failed", failed)
 	figure(t, name+".longest-gap.seconds", gap.Seconds())

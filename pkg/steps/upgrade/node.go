@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/host"
@@ -51,6 +52,9 @@ func Drain(o Options, work []plan.Step) plan.Step {
 		if err != nil {
 			return err
 		}
+		if err := o.heard(ctx, c); err != nil {
+			return err
+		}
 		if err := c.CordonFor(ctx, o.Node.Name, "upgrade to "+o.to()); err != nil {
 			return err
 		}
@@ -67,6 +71,30 @@ func Drain(o Options, work []plan.Step) plan.Step {
 		return fault.New(fault.Failure, "make room for its pods (kubectl get pdb -A shows the budgets), then run the same command again; --force-after DURATION goes past budgets",
 			errors.Join(err, back))
 	}}
+}
+
+// heard waits, before pods of a worker move, until every node hears of it: where the
+// virtual IP has moved, a watch that was open through it is silent, and its client
+// notices only when it asks whether anybody is there.
+func (o Options) heard(ctx context.Context, c *kube.Client) error {
+	if o.Node.ControlPlane || o.Inventory.Spec.ControlPlane.Endpoint.Mode != v1alpha1.EndpointVIP {
+		return nil
+	}
+	said := false
+	return o.within(ctx, o.limit(), func(ctx context.Context) error {
+		last, err := c.StaticStarted(ctx)
+		if err != nil {
+			return err
+		}
+		if left := o.deaf() - time.Since(last); left > 0 {
+			if !said {
+				plan.Say(ctx, fmt.Sprintf("%s: static pods of the control plane were started %s ago; its pods are moved %s later, once every node has noticed", o.Node.Name, time.Since(last).Round(time.Second), left.Round(time.Second)))
+				said = true
+			}
+			return fmt.Errorf("the control plane's static pods were started at %s", last.Format(time.RFC3339))
+		}
+		return nil
+	})
 }
 
 // detached gives the volumes of pods that have left time to be detached. Those that stay
@@ -229,6 +257,7 @@ func (k kubelet) restart(ctx context.Context, h host.Host, limit time.Duration, 
 		return err
 	}
 	var before *time.Time // when the one before it reported last
+	var since time.Time   // it is back
 	err := k.within(ctx, limit, func(ctx context.Context) error {
 		c, err := k.API.Dial(ctx)
 		if err != nil {
@@ -245,7 +274,18 @@ func (k kubelet) restart(ctx context.Context, h host.Host, limit time.Duration, 
 		if last.Equal(*before) {
 			return fmt.Errorf("the kubelet of %s has not reported since it was restarted", k.Node.Name)
 		}
-		return k.back(ctx, h, c, wanted)
+		if err := k.back(ctx, h, c, wanted); err != nil {
+			since = time.Time{}
+			return err
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		// A kubelet of another minor starts all static pods anew, and not at once.
+		if k.Node.ControlPlane && time.Since(since) < k.calm() {
+			return errors.New("its static pods may still be started anew")
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("not healthy within %s: %w", limit, err)

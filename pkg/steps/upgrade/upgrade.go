@@ -51,12 +51,30 @@ type Options struct {
 	// Limit is how long a control plane or a kubelet is given to become healthy, and
 	// Settle how long for what was put back; zero means Limit's default.
 	Limit, Settle time.Duration
+	// Calm is how long the static pods of a control plane have to be well without a break
+	// once its kubelet is back; zero means calm.
+	Calm time.Duration
+	// Deaf is how long clients may not notice that the virtual IP has moved; zero means
+	// deaf.
+	Deaf time.Duration
 	// Poll is how often it is looked at; zero means every second.
 	Poll time.Duration
 }
 
 // healthy is how long a control plane or a kubelet is given by default.
 const healthy = 5 * time.Minute
+
+// calm is longer than a kubelet takes from its start to its first look at its static
+// pods.
+const calm = 15 * time.Second
+
+// deaf is when client-go gives a silent connection up: it asks after 30 s, and waits
+// for an answer for 15 s (golang.org/x/net/http2, ReadIdleTimeout and PingTimeout as
+// k8s.io/apimachinery sets them).
+const deaf = 45 * time.Second
+
+func (o Options) calm() time.Duration { return orElse(o.Calm, calm) }
+func (o Options) deaf() time.Duration { return orElse(o.Deaf, deaf) }
 
 func (o Options) limit() time.Duration  { return orElse(o.Limit, healthy) }
 func (o Options) settle() time.Duration { return orElse(o.Settle, healthy) }

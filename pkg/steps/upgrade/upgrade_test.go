@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/fault"
@@ -116,7 +119,7 @@ func (x *world) options(m *hosttest.Machine) upgrade.Options {
 		Inventory: x.inv, Node: n, From: from, API: api, Local: api, Kocli: "/var/lib/kocli/bin/kocli", First: true,
 		Components: map[string]string{"etcd": "3.7.0-0", "coredns": "v1.14.6", "pause": "3.10.2"},
 		Drain:      kube.DrainOptions{Timeout: 10 * time.Second, Retry: 10 * time.Millisecond},
-		Limit:      15 * time.Second, Settle: 15 * time.Second, Poll: 5 * time.Millisecond,
+		Limit:      15 * time.Second, Settle: 15 * time.Second, Poll: 25 * time.Millisecond, Calm: time.Millisecond,
 	}
 }
 
@@ -799,5 +802,64 @@ func TestControlPlane_thatSystemdDoesNotStartIsLeftAsItIs(t *testing.T) {
 	fails = false
 	if err := s.Apply(t.Context(), ledger.Wrap(x.cp)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A kubelet of another minor reports first, and starts all static pods anew then.
+func TestKubelet_waitsForStaticPodsThatAreStartedAnew(t *testing.T) {
+	x := newWorld(t)
+	defer x.api.Close()
+	x.upgraded(t)
+	x.atWork(x.cp, "kubelet", "kubeadm")
+	o := x.options(x.cp)
+	o.Calm = 500 * time.Millisecond
+	var down, again atomic.Bool
+	x.api.Broken = func(_, component, _ string) bool { return down.Load() && component == "kube-scheduler" }
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for c, _ := o.API.Look(t.Context()); ; time.Sleep(time.Millisecond) {
+			if n, err := c.Node(t.Context(), "cp-1"); err != nil || n.Status.NodeInfo.KubeletVersion == to {
+				break
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+		down.Store(true)
+		time.Sleep(600 * time.Millisecond)
+		again.Store(true)
+		down.Store(false)
+	}()
+	err := upgrade.Kubelet(o).Apply(t.Context(), ledger.Wrap(x.cp))
+	if err != nil || !again.Load() {
+		t.Errorf("%v; static pods are back: %t", err, again.Load())
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the kubelet was not seen at its version")
+	}
+}
+
+// A node that hears nothing of pods that move sends requests to where they were.
+func TestDrain_waitsUntilNodesHaveNoticedThatTheVirtualIPMoved(t *testing.T) {
+	for mode, waits := range map[v1alpha1.EndpointMode]bool{v1alpha1.EndpointVIP: true, v1alpha1.EndpointExternal: false} {
+		x := newWorld(t)
+		defer x.api.Close()
+		x.inv.Spec.ControlPlane.Endpoint.Mode = mode
+		o := x.options(x.w)
+		o.Deaf = 3 * time.Second
+		x.api.Put("pods", "kube-system", "kocli-keepalived-cp-1", kubetest.Object{
+			"metadata": kubetest.Object{"annotations": kubetest.Object{corev1.MirrorPodAnnotationKey: "x"}},
+			"status": kubetest.Object{"containerStatuses": []any{kubetest.Object{
+				"name": "keepalived", "state": kubetest.Object{"running": kubetest.Object{"startedAt": time.Now().UTC().Format(time.RFC3339)}},
+			}}},
+		})
+		start := time.Now()
+		if err := upgrade.Drain(o, []plan.Step{upgrade.Kubelet(o)}).Apply(t.Context(), ledger.Wrap(x.w)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > time.Second != waits {
+			t.Errorf("%s: it began after %s", mode, took)
+		}
 	}
 }
