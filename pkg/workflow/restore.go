@@ -23,6 +23,7 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/pki"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/steps/restore"
 )
@@ -239,11 +240,22 @@ func (b *localBackup) files() []host.File {
 		if !ok {
 			continue
 		}
-		f := host.Bytes(p, 0o600, data)
+		f := host.Bytes(p, 0o600, firstCA(p, data))
 		f.Secret = true
 		out = append(out, f)
 	}
 	return out
+}
+
+// firstCA is the CA whose key is beside it, of a file that may be the bundle of a
+// rotation: whatever else it has is to be trusted no more once all is made anew.
+func firstCA(name string, data []byte) []byte {
+	for _, a := range pki.Authorities() {
+		if c, err := pki.First(data); name == a.CertPath && err == nil {
+			return pki.Encode(c)
+		}
+	}
+	return data
 }
 
 // restoring is one restore.
