@@ -307,7 +307,7 @@ func (r *rotating) fit(ctx context.Context) error {
 
 // knownNodes refuses nodes that are not in the YAML: kocli could not bring them the new
 // CA, and they would be lost with the old one. Where nothing has been begun all have to be
-// ready.
+// ready, and so have the cluster's own pods, which are replaced on the way.
 func (r *rotating) knownNodes(ctx context.Context, ready bool) error {
 	l, err := r.hosts.Look(ctx, r.seed.Name)
 	if err != nil {
@@ -329,8 +329,15 @@ func (r *rotating) knownNodes(ctx context.Context, ready bool) error {
 			errs = append(errs, fmt.Errorf("node %s: %s", nodes[i].Name, why))
 		}
 	}
+	if ready {
+		own, err := c.Templates(ctx, certs.CAMark, clusterNamespaces()...)
+		errs = append(errs, err)
+		for _, t := range own {
+			errs = append(errs, t.Unready)
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
-		return fault.New(fault.Preflight, "add it to spec.hosts or take it out of the cluster, and repair what is not ready: kocli status", err)
+		return fault.New(fault.Preflight, "repair what is not ready: kocli status; a node that is not in the YAML: add it to spec.hosts, or take it out of the cluster", err)
 	}
 	return nil
 }

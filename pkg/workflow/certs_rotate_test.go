@@ -410,6 +410,11 @@ func TestRotateCA_refusesBeforeAnythingIsChanged(t *testing.T) {
 		"an API that is away": {all(""), func(w *rotated) {
 			w.hosts["cp-2"].OnDial(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") })
 		}, fault.Preflight, "API server of cp-2", "kocli status"},
+		"pods of the cluster that are not ready": {all(""), func(w *rotated) {
+			for _, c := range w.clusters {
+				c.Put("deployments", "kube-system", "addon", kubetest.Object{"spec": kubetest.Object{"replicas": 1}, "status": kubetest.Object{"observedGeneration": 9}})
+			}
+		}, fault.Preflight, "deployment kube-system/addon: 0 of 1 replicas are ready", "kocli status"},
 		"a node of nobody's": {all(""), func(w *rotated) { w.clusters["cp-1"].AddNode("stranger") }, fault.Preflight, "node stranger of the cluster is not in the YAML", "spec.hosts"},
 	} {
 		t.Run(name, func(t *testing.T) {
