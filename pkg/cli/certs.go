@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,13 +22,14 @@ func (a *app) certsCommand() *cobra.Command {
 		Short: "Look at the certificates of the cluster, and renew them",
 		Long: `Certificates of kubeadm's are good for a year, and end without a word. kocli shows what
 is really served beside what the files have, renews them on a cluster that runs, and
-brings a cluster back whose certificates have ended.`,
+brings a cluster back whose certificates have ended. Their CAs are good for ten years:
+they are replaced while the cluster serves.`,
 		Example: `  kocli certs list -f cluster.yaml
   kocli certs renew --all -f cluster.yaml`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.certsListCommand(), a.certsRenewCommand(), a.certsRescueCommand())
+	cmd.AddCommand(a.certsListCommand(), a.certsRenewCommand(), a.certsRescueCommand(), a.certsRotateCommand())
 	return cmd
 }
 
@@ -95,14 +98,29 @@ func (a *app) certsList(cmd *cobra.Command, wide bool) error {
 	return fault.New(code, certsHint(rep), fmt.Errorf("cluster %s: %s\n%s", rep.Cluster, ui.Count(len(rep.Problems), "problem")+" with certificates", strings.Join(rep.Problems, "\n")))
 }
 
-// certsHint is the next command.
+// certsHint is the next command. A renewal does not help CAs.
 func certsHint(rep *workflow.CertsReport) string {
+	leaf, ca := "", ""
 	for _, e := range rep.Certificates {
-		if e.State == pki.Expired && e.Node != "" {
-			return "kocli certs renew --all while the cluster answers, kocli certs rescue where it does not"
+		switch f := e.Any(); {
+		case e.Node == "" || f == nil:
+		case slices.Contains(workflow.CAFiles(), e.Name):
+			if e.State == pki.Expiring {
+				ca = "kocli certs rotate-ca"
+			}
+		case e.State == pki.Expired:
+			leaf = "kocli certs renew --all while the cluster answers, kocli certs rescue where it does not"
+		case leaf == "" && (e.State == pki.Expiring || e.Differs || e.Problem != ""):
+			leaf = "kocli certs renew --all"
 		}
 	}
-	return "kocli certs renew --all"
+	switch {
+	case ca != "" && leaf != "":
+		return leaf + "; for the CA that ends: " + ca
+	case ca != "":
+		return ca
+	}
+	return cmp.Or(leaf, "kocli certs renew --all")
 }
 
 func (a *app) writeCerts(all []pki.Entry, wide bool) {

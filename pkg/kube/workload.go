@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -192,7 +191,7 @@ func (c *Client) TemplateAnnotation(ctx context.Context, namespace, name, key st
 // AnnotateTemplate sets an annotation on the pods of a DaemonSet, which replaces
 // them one after another where the value is a new one.
 func (c *Client) AnnotateTemplate(ctx context.Context, namespace, name, key, value string) error {
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{key: value}}}}})
+	patch, err := templateAnnotation(key, value)
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,31 @@ func WithClientFile(kubeconfig []byte, file, server string) ([]byte, error) {
 	return yaml.Marshal(c)
 }
 
+// AuthorityOf returns the CAs that a kubeconfig trusts, in PEM, or the path of the file
+// that it names instead.
+func AuthorityOf(kubeconfig []byte) (data []byte, file string, err error) {
+	var c clientcmdv1.Config
+	if err := yaml.Unmarshal(kubeconfig, &c); err != nil {
+		return nil, "", fmt.Errorf("read kubeconfig: %w", err)
+	}
+	if len(c.Clusters) == 0 {
+		return nil, "", errors.New("the kubeconfig has no cluster")
+	}
+	return c.Clusters[0].Cluster.CertificateAuthorityData, c.Clusters[0].Cluster.CertificateAuthority, nil
+}
+
+// WithAuthority returns a kubeconfig whose clusters are trusted by these CAs, in PEM.
+func WithAuthority(kubeconfig, ca []byte) ([]byte, error) {
+	var c clientcmdv1.Config
+	if err := yaml.UnmarshalStrict(kubeconfig, &c); err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	for i := range c.Clusters {
+		c.Clusters[i].Cluster.CertificateAuthorityData, c.Clusters[i].Cluster.CertificateAuthority = ca, ""
+	}
+	return yaml.Marshal(c)
+}
+
 // userOf is the first user of a kubeconfig; kubeadm writes one.
 func userOf(kubeconfig []byte) (clientcmdv1.AuthInfo, error) {
 	var c clientcmdv1.Config

@@ -45,3 +45,26 @@ func TestKubeconfig_clientCertificates(t *testing.T) {
 		}
 	}
 }
+
+func TestKubeconfig_authorities(t *testing.T) {
+	data, file, err := kubeadm.AuthorityOf([]byte(embedded))
+	if err != nil || string(data) != "CA" || file != "" {
+		t.Errorf("%q, %q, %v", data, file, err)
+	}
+	next, err := kubeadm.WithAuthority([]byte(embedded), []byte("BOTH"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, _, err := kubeadm.AuthorityOf(next); err != nil || string(data) != "BOTH" || !strings.Contains(string(next), "S0VZCg==") || !strings.Contains(string(next), "https://10.0.0.1:6443") {
+		t.Errorf("%q, %v in\n%s", data, err, next)
+	}
+	named := strings.Replace(embedded, "certificate-authority-data: Q0E=", "certificate-authority: /ca.crt", 1)
+	if data, file, err := kubeadm.AuthorityOf([]byte(named)); err != nil || data != nil || file != "/ca.crt" {
+		t.Errorf("%q, %q, %v", data, file, err)
+	}
+	for _, bad := range []string{"clusters: []", "{"} {
+		if _, _, err := kubeadm.AuthorityOf([]byte(bad)); err == nil {
+			t.Errorf("%q has no cluster", bad)
+		}
+	}
+}

@@ -6,6 +6,7 @@ package staticpod
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -21,6 +22,13 @@ func ctr(args ...string) host.Cmd {
 // that the kubelet starts anew is another container. Where containerd does not run,
 // there are none.
 func Running(ctx context.Context, r host.Reader, container string) ([]string, error) {
+	tasks, err := running(ctx, r, container)
+	return slices.Sorted(maps.Keys(tasks)), err
+}
+
+// running returns the running containers of a name, and the number of their first
+// process.
+func running(ctx context.Context, r host.Reader, container string) (map[string]string, error) {
 	outs, errs, err := converge.Asked(ctx, r,
 		ctr("containers", "ls", "-q", `labels."io.kubernetes.pod.namespace"==kube-system,labels."io.kubernetes.container.name"==`+container),
 		ctr("tasks", "ls"))
@@ -28,11 +36,11 @@ func Running(ctx context.Context, r host.Reader, container string) ([]string, er
 		return nil, err
 	}
 	ids := strings.Fields(outs[0].Text())
-	var out []string
+	out := map[string]string{}
 	for l := range strings.Lines(outs[1].Text()) {
 		f := strings.Fields(l) // TASK PID STATUS
 		if len(f) == 3 && f[2] == "RUNNING" && slices.Contains(ids, f[0]) {
-			out = append(out, f[0])
+			out[f[0]] = f[1]
 		}
 	}
 	return out, nil

@@ -208,6 +208,9 @@ func (s *Session) renewal(ctx context.Context, co CertsOptions) (*renewal, error
 	if co.Rescue {
 		return r, nil
 	}
+	if err := s.rotationBegun(ctx); err != nil { // kubeadm would have kubeconfigs trust one CA
+		return nil, err
+	}
 	if sick := errors.Join(errs...); sick != nil && begun == nil {
 		return nil, fault.New(fault.Preflight, "kocli certs list shows whether they have ended: then kocli certs rescue; else repair the cluster first: kocli status", fmt.Errorf("certificates are renewed while the cluster is healthy: %w", sick))
 	}

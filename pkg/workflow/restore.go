@@ -27,6 +27,7 @@ import (
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
 	"github.com/kocli/kocli/pkg/kubeadm"
+	"github.com/kocli/kocli/pkg/pki"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/steps/restore"
 )
@@ -314,7 +315,7 @@ func (b *localBackup) files(inv *inventory.Inventory) ([]host.File, error) {
 	ours := append(backup.Shared(), kubeadm.EncryptionConfigPath, kubeadm.AuditPolicyPath)
 	var out []host.File
 	add := func(p string, data []byte) {
-		f := host.Bytes(p, 0o600, data)
+		f := host.Bytes(p, 0o600, firstCA(p, data))
 		f.Secret = true
 		out = append(out, f)
 	}
@@ -340,6 +341,17 @@ func (b *localBackup) files(inv *inventory.Inventory) ([]host.File, error) {
 		}
 	}
 	return out, nil
+}
+
+// firstCA is the CA whose key is beside it, of a file that may be the bundle of a
+// rotation: whatever else it has is to be trusted no more once all is made anew.
+func firstCA(name string, data []byte) []byte {
+	for _, a := range pki.Authorities() {
+		if c, err := pki.First(data); name == a.CertPath && err == nil {
+			return pki.Encode(c)
+		}
+	}
+	return data
 }
 
 // restoring is one restore.

@@ -59,7 +59,7 @@ func Create(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	if err := c.expect(leaving); err != nil {
+	if err := errors.Join(c.expect(leaving), s.rotationBegun(ctx)); err != nil {
 		return res, err
 	}
 	for _, l := range leaving {
@@ -264,7 +264,7 @@ func Plan(ctx context.Context, o Options) (*Preview, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.expect(leaving); err != nil {
+	if err := errors.Join(c.expect(leaving), s.rotationBegun(ctx)); err != nil {
 		return nil, err
 	}
 	phases, err := c.CreatePhases()

@@ -16,6 +16,7 @@ import (
 	"github.com/kocli/kocli/pkg/host/fanout"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/pki"
 	"github.com/kocli/kocli/pkg/plan"
 	"github.com/kocli/kocli/pkg/state"
 	"github.com/kocli/kocli/pkg/steps/leave"
@@ -168,6 +169,13 @@ func (s *Session) scaling(ctx context.Context, o ScaleOptions) (*scaling, error)
 		return nil, err
 	}
 	sc.cluster.Leaving = controlPlanes(sc.live)
+	if slices.ContainsFunc(s.inv.Nodes, func(n inventory.Node) bool {
+		return !slices.Contains(sc.cluster.Facts[n.Name].Kubernetes, pki.KubeletConfPath)
+	}) { // somebody joins; whoever is dead may leave
+		if err := s.rotationBegun(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return sc, sc.survey(ctx)
 }
 

@@ -344,7 +344,7 @@ func (u *upgrading) prepareHop(ctx context.Context, hop upgrade.Hop, gates bool)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.expect(u.leavers); err != nil {
+	if err := errors.Join(c.expect(u.leavers), u.rotationBegun(ctx)); err != nil {
 		return nil, err
 	}
 	if u.copies, err = u.etcdCopies(ctx, hop); err != nil {

@@ -7,6 +7,7 @@ package kubetest
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -53,6 +54,9 @@ type API struct {
 	Unready func() error
 	// Metrics is what the API server says of itself.
 	Metrics string
+	// Present is the certificate that is shown instead of the server's own; nil, or false,
+	// means that one.
+	Present func() (tls.Certificate, bool)
 	// BeforeRead is called when a path is read; nil where nobody counts.
 	BeforeRead func(path string)
 
@@ -107,8 +111,21 @@ func New(wire *hosttest.Wire) *API {
 	}
 	a.server = httptest.NewUnstartedServer(http.HandlerFunc(a.serve))
 	a.server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that are cut
+	a.server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: a.present}
 	a.server.StartTLS()
 	return a
+}
+
+// present answers a client with what Present has.
+func (a *API) present(*tls.ClientHelloInfo) (*tls.Config, error) {
+	if a.Present == nil {
+		return nil, nil
+	}
+	pair, ok := a.Present()
+	if !ok {
+		return nil, nil
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}}, nil
 }
 
 // Close ends the server.

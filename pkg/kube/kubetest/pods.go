@@ -20,6 +20,7 @@ type StaticPods struct {
 	m      *hosttest.Machine
 	mu     sync.Mutex
 	id     map[string]int
+	told   map[string]string          // its manifest as it was when it was started
 	loaded map[string]tls.Certificate // by port
 	killed []string
 }
@@ -27,7 +28,7 @@ type StaticPods struct {
 // StartPods starts them, with what is in the files now, and makes them known to
 // containerd's client on the machine.
 func StartPods(m *hosttest.Machine) *StaticPods {
-	p := &StaticPods{m: m, id: map[string]int{}, loaded: map[string]tls.Certificate{}}
+	p := &StaticPods{m: m, id: map[string]int{}, told: map[string]string{}, loaded: map[string]tls.Certificate{}}
 	for _, name := range podNames() {
 		p.start(name)
 	}
@@ -39,9 +40,35 @@ func podNames() []string {
 	return []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 }
 
+// manifest is the text of a pod's manifest; empty where a test has none.
+func (p *StaticPods) manifest(name string) string {
+	text, _ := p.m.Read("/etc/kubernetes/manifests/" + name + ".yaml")
+	return text
+}
+
+// follow starts anew whose manifest has changed, as the kubelet does. The lock is held.
+func (p *StaticPods) follow() {
+	for _, name := range podNames() {
+		if p.manifest(name) != p.told[name] {
+			p.start(name)
+		}
+	}
+}
+
+// pid is the number of a pod's first process.
+func pid(name string) int { return 100 + slices.Index(podNames(), name) }
+
 // start reads what a pod serves. The lock is held.
 func (p *StaticPods) start(name string) {
 	p.id[name]++
+	p.told[name] = p.manifest(name)
+	argv := []string{name}
+	for l := range strings.Lines(p.told[name]) {
+		if flag, ok := strings.CutPrefix(strings.TrimSpace(l), "- --"); ok {
+			argv = append(argv, "--"+flag)
+		}
+	}
+	p.m.Write(fmt.Sprintf("/proc/%d/cmdline", pid(name)), 0o444, strings.Join(argv, "\x00")+"\x00")
 	for port, of := range map[string][2]string{"6443": {"kube-apiserver", "apiserver"}, "2379": {"etcd", "etcd/server"}, "2380": {"etcd", "etcd/peer"}} {
 		if of[0] != name {
 			continue
@@ -75,6 +102,14 @@ func (p *StaticPods) State() string {
 	return fmt.Sprint(p.id)
 }
 
+// Loaded is what a port shows.
+func (p *StaticPods) Loaded(port string) (tls.Certificate, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pair, ok := p.loaded[port]
+	return pair, ok
+}
+
 // Dial leads to what a pod serves.
 func (p *StaticPods) Dial(_ context.Context, _, address string) (net.Conn, error) {
 	if p.m.Lost() {
@@ -105,11 +140,12 @@ func (p *StaticPods) ctr(_ context.Context, _ *hosttest.Machine, argv []string, 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.follow()
 	line := strings.Join(argv[3:], " ")
 	if line == "tasks ls" {
 		out := "TASK PID STATUS\n"
 		for _, n := range podNames() {
-			out += fmt.Sprintf("%s-%d 100 RUNNING\n", n, p.id[n])
+			out += fmt.Sprintf("%s-%d %d RUNNING\n", n, p.id[n], pid(n))
 		}
 		return hosttest.Reply{Stdout: out}, true
 	}

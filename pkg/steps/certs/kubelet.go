@@ -29,6 +29,9 @@ type KubeletOptions struct {
 	// Sign makes a kubeconfig with a new client certificate for a kubelet.
 	Sign func(ctx context.Context, node string) ([]byte, error)
 	Now  func() time.Time
+	// Rotation is that of the CA, where it is replaced: certificates of the old one are
+	// as good as ended.
+	Rotation *pki.Rotation
 }
 
 const restartKubelet = kubeedit.Restart("restart-kubelet-certs")
@@ -39,12 +42,17 @@ const (
 	ownKey  = pki.KubeletDir + "/kubelet.key"
 )
 
+// givenCert is a link to the certificate that the cluster signed for a kubelet to serve,
+// where it asks for one (serverTLSBootstrap).
+const givenCert = pki.KubeletDir + "/kubelet-server-current.pem"
+
 // kubelet is what a node's kubelet lacks.
 type kubelet struct {
 	conf    []byte // its kubeconfig; nil where there is none
 	client  string // why it needs a client certificate; "" where it does not
 	confBad string // why its kubeconfig does not lead to it
 	serving bool   // the certificate that it made for itself has ended
+	given   bool   // the certificate that it serves was signed by a CA that goes
 }
 
 // Kubelet gives a kubelet that could not renew its client certificate in time another
@@ -77,6 +85,9 @@ func Kubelet(o KubeletOptions) plan.Step {
 			if k.serving {
 				out = append(out, plan.Change{Object: "file " + ownCert, From: "ended", To: "made anew by the kubelet"})
 			}
+			if k.given {
+				out = append(out, plan.Change{Object: "file " + givenCert, From: "signed by the old CA", To: "asked for anew by the kubelet"})
+			}
 			if len(out) > 0 && len(a.due) == 0 {
 				a.due = []plan.Change{{Object: "service kubelet.service", From: "runs with an older certificate", To: "restart"}}
 			}
@@ -90,7 +101,7 @@ func Kubelet(o KubeletOptions) plan.Step {
 // kubelet lacks nothing.
 func (o KubeletOptions) look(ctx context.Context, r host.Reader) (kubelet, error) {
 	var wg sync.WaitGroup
-	paths := []string{kubeadm.CACertPath, pki.KubeletConfPath, pki.KubeletClientPath, ownCert}
+	paths := []string{kubeadm.CACertPath, pki.KubeletConfPath, pki.KubeletClientPath, ownCert, givenCert}
 	texts, errs := make([][]byte, len(paths)), make([]error, len(paths))
 	for i, p := range paths {
 		wg.Go(func() {
@@ -107,6 +118,9 @@ func (o KubeletOptions) look(ctx context.Context, r host.Reader) (kubelet, error
 	if c, err := pki.First(texts[3]); err == nil && bytes.Equal(c.RawIssuer, c.RawSubject) || err == nil && c.CheckSignatureFrom(c) == nil {
 		k.serving = !o.Now().Before(c.NotAfter)
 	}
+	if c, err := pki.First(texts[4]); err == nil && o.Rotation != nil {
+		k.given = c.CheckSignatureFrom(o.Rotation.Old) == nil && !o.Rotation.Signed(c)
+	}
 	inside, file, err := kubeadm.ClientCertificateOf(k.conf)
 	switch {
 	case k.conf == nil:
@@ -118,7 +132,7 @@ func (o KubeletOptions) look(ctx context.Context, r host.Reader) (kubelet, error
 			return k, nil // it starts with that one, and asks for its own
 		}
 	case file != pki.KubeletClientPath:
-		k.confBad = "has a client certificate of its own that ended"
+		k.confBad = "has a client certificate of its own that is of no use"
 	}
 	k.client = o.reason(texts[2], texts[2], true)
 	return k, nil
@@ -136,6 +150,9 @@ func (o KubeletOptions) reason(cert, key []byte, pair bool) string {
 	if !o.Now().Before(c.NotAfter) {
 		return "ended on " + c.NotAfter.UTC().Format(time.DateOnly)
 	}
+	if o.Rotation != nil && !o.Rotation.Signed(c) {
+		return "signed by the old CA"
+	}
 	if pair {
 		if _, err := tls.X509KeyPair(cert, key); err != nil {
 			return "does not belong to its key"
@@ -149,7 +166,7 @@ func (o KubeletOptions) repair(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
-	if k.client != "" || k.confBad != "" || k.serving {
+	if k.client != "" || k.confBad != "" || k.serving || k.given {
 		if err := restartKubelet.Ask(ctx, h); err != nil {
 			return err
 		}
@@ -164,6 +181,11 @@ func (o KubeletOptions) repair(ctx context.Context, h host.Host) error {
 			if err := h.Remove(ctx, p); err != nil {
 				return err
 			}
+		}
+	}
+	if k.given {
+		if err := h.Remove(ctx, givenCert); err != nil {
+			return err
 		}
 	}
 	return restartKubelet.Do(ctx, h)
@@ -199,6 +221,9 @@ func (o KubeletOptions) replace(ctx context.Context, h host.Host, k kubelet) err
 	}
 	if was, err := kubeadm.ServerOf(k.conf); err == nil && was != "" {
 		server = was
+	}
+	if o.Rotation != nil && k.conf != nil {
+		conf = k.conf // kubeadm's trusts the new CA alone
 	}
 	next, err := kubeadm.WithClientFile(conf, pki.KubeletClientPath, server)
 	if err != nil {

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 // ReadyOptions are what Ready needs.
 type ReadyOptions struct {
+	Name    string // of the step; "certs/ready" where it is empty
 	API     kube.API
 	Healthy func(context.Context) error // of the control planes
 	Nodes   []string                    // that have to be ready
@@ -34,7 +36,7 @@ const readyTime = 8 * time.Minute
 // Ready waits until the cluster answers and its nodes are ready.
 func Ready(o ReadyOptions) plan.Step {
 	return converge.Func{
-		Name: "certs/ready",
+		Name: cmp.Or(o.Name, "certs/ready"),
 		CheckFn: func(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
 			if err := o.ready(ctx); err != nil {
 				return []plan.Change{{Object: "cluster", From: firstLine(err), To: "answers, its nodes ready"}}, ctx.Err()

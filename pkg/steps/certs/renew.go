@@ -5,6 +5,7 @@ package certs
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,31 +89,45 @@ type found struct {
 // look reads the certificates that are wanted; those that a node does not have are
 // left out, such as super-admin.conf where init did not run.
 func look(ctx context.Context, r host.Reader, want []pki.Managed) ([]found, error) {
-	all, errs := make([]found, len(want)), make([]error, len(want))
+	all, err := readAll(ctx, r, want)
+	var out []found
+	for i, c := range all {
+		if c != nil {
+			out = append(out, found{want[i], pki.FactsOf(c)})
+		}
+	}
+	return out, err
+}
+
+// readAll reads certificates at once; nil where there is no such file.
+func readAll(ctx context.Context, r host.Reader, want []pki.Managed) ([]*x509.Certificate, error) {
+	all, errs := make([]*x509.Certificate, len(want)), make([]error, len(want))
 	var wg sync.WaitGroup
 	for i, m := range want {
 		wg.Go(func() {
-			f, err := read(ctx, r, m)
-			all[i] = found{m, f}
-			if err != nil {
+			var err error
+			if all[i], err = readCert(ctx, r, m); err != nil {
 				errs[i] = fmt.Errorf("%s on %s: %w", m.Path, r.Name(), err)
 			}
 		})
 	}
 	wg.Wait()
-	var out []found
-	for _, f := range all {
-		if f.Facts != nil {
-			out = append(out, f)
-		}
-	}
-	return out, errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
 
 // read returns nil where there is no such file.
 func read(ctx context.Context, r host.Reader, m pki.Managed) (*pki.Facts, error) {
+	c, err := readCert(ctx, r, m)
+	if err != nil || c == nil {
+		return nil, err
+	}
+	return pki.FactsOf(c), nil
+}
+
+// readCert returns nil where there is no such file.
+func readCert(ctx context.Context, r host.Reader, m pki.Managed) (*x509.Certificate, error) {
 	data, err := r.ReadFile(ctx, m.Path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if missing(err) {
 		return nil, nil
 	}
 	if err == nil && m.Kubeconfig() {
@@ -121,11 +136,7 @@ func read(ctx context.Context, r host.Reader, m pki.Managed) (*pki.Facts, error)
 	if err != nil {
 		return nil, err
 	}
-	c, err := pki.First(data)
-	if err != nil {
-		return nil, err
-	}
-	return pki.FactsOf(c), nil
+	return pki.First(data)
 }
 
 // left are the certificates that the operation has not renewed yet.
