@@ -472,7 +472,7 @@ func TestRestore_ofABackupInTheMiddleOfARotation(t *testing.T) {
 		b := &localBackup{contents: &backup.Contents{Small: map[string][]byte{
 			backup.FilesPrefix + kubeadm.CACertPath: x.Bundle(s), backup.FilesPrefix + pki.Dir + "/sa.pub": []byte("public"),
 		}}}
-		files, err := b.files(w.s.inv)
+		files, err := b.files(certSession(t, w.hosts).inv)
 		if err != nil {
 			t.Fatal(err)
 		}
