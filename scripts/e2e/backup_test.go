@@ -198,7 +198,7 @@ func refused(t *testing.T, good []byte) {
 		code int
 		says string
 	}{
-		{"cut short", good[:len(good)-100], privateKey(t), 8, "cut short"},
+		{"cut short", good[:len(good)-100], privateKey(t), 8, "damaged"},
 		{"cut to its beginning", good[:300], privateKey(t), 8, ""},
 		{"with a byte flipped", flipped, privateKey(t), 8, "damaged"},
 		{"of somebody else", []byte("PK\x03\x04 is no backup of ours"), privateKey(t), 8, "not a backup of kocli's"},

@@ -22,5 +22,7 @@ func widePipe(in io.Reader) {
 	if err != nil {
 		return
 	}
-	_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	_ = raw.Control(func(fd uintptr) { //nolint:errcheck // it is wider, or it is not
+		_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
+	})
 }
