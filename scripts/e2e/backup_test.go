@@ -486,7 +486,9 @@ func Test43_oneSurvivorBecomesTheCluster(t *testing.T) {
 	for i := 1; i <= 3; i++ {
 		lab(t, "down-host", "e2e", fmt.Sprintf("host%d", i))
 	}
-	lab(t, "up", "e2e", "--hosts", strconv.Itoa(haHosts))
+	lab(t, "up", "e2e", "--hosts", strconv.Itoa(haHosts)) // which starts the two again
+	lab(t, "kill", "e2e", "host5")
+	lab(t, "kill", "e2e", "host6")
 	backupYAML(t, map[int]string{7: "control-plane", 1: "control-plane", 2: "control-plane", 4: "worker"})
 	want(t, 0, backupUser, "scale", "--dead", "host5,host6", "--yes")
 	want(t, 0, backupUser, "status", "--wait", "5m")
