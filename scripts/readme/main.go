@@ -40,7 +40,7 @@ func run(cache, repo string) error {
 		}
 		for part, from := range map[string]func() (string, error){
 			"features": func() (string, error) {
-				passed, err := passedTests(filepath.Join(cache, "e2e.json"))
+				passed, err := passedTests(filepath.Join(cache, "e2e.json"), filepath.Join(cache, "e2e-long.json"))
 				return featureTable(string(features), column, passed), err
 			},
 			"figures": func() (string, error) { return figureTable(filepath.Join(cache, "bench.json")) },
@@ -66,23 +66,31 @@ func run(cache, repo string) error {
 	return nil
 }
 
-// passedTests reads `go test -json`.
-func passedTests(path string) (map[string]bool, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
+// passedTests reads what `go test -json` said: of make test, and of make test-long
+// where that has run.
+func passedTests(daily, long string) (map[string]bool, error) {
 	out := map[string]bool{}
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, 16<<20)
-	for s.Scan() {
-		var e struct{ Action, Test string }
-		if json.Unmarshal(s.Bytes(), &e) == nil && e.Action == "pass" {
-			out[e.Test] = true
+	for _, path := range []string{daily, long} {
+		f, err := os.Open(path)
+		if path == long && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		s := bufio.NewScanner(f)
+		s.Buffer(nil, 16<<20)
+		for s.Scan() {
+			var e struct{ Action, Test string }
+			if json.Unmarshal(s.Bytes(), &e) == nil && e.Action == "pass" {
+				out[e.Test] = true
+			}
+		}
+		if err := errors.Join(s.Err(), f.Close()); err != nil {
+			return nil, err
 		}
 	}
-	return out, s.Err()
+	return out, nil
 }
 
 func featureTable(features string, column int, passed map[string]bool) string {
