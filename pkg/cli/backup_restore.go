@@ -70,12 +70,7 @@ func (a *app) backupRestore(cmd *cobra.Command, p planFlags, dry bool, ro workfl
 	}
 	if dry {
 		pre, err := workflow.PlanRestore(cmd.Context(), o, ro)
-		if err != nil {
-			return err
-		}
-		show.Close()
-		doc := newPlanDoc(o.Inventory, pre)
-		return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
+		return a.planned(show, o, pre, err)
 	}
 	ro.Confirm = func(q string) error { return a.confirm(cmd.Context(), q) }
 	r, err := workflow.Restore(cmd.Context(), o, ro)

@@ -248,12 +248,7 @@ func (a *app) certsChange(cmd *cobra.Command, co workflow.CertsOptions, dryRun b
 	}
 	if dryRun {
 		pre, err := workflow.PlanCertsRenew(cmd.Context(), o, co)
-		if err != nil {
-			return err
-		}
-		show.Close()
-		doc := newPlanDoc(o.Inventory, pre)
-		return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
+		return a.planned(show, o, pre, err)
 	}
 	co.Confirm = func(pre *workflow.Preview) error {
 		if !a.json() {

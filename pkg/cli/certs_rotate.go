@@ -64,12 +64,7 @@ func (a *app) certsRotate(cmd *cobra.Command, ro workflow.RotateOptions, dryRun 
 	}
 	if dryRun {
 		pre, err := workflow.PlanRotateCA(cmd.Context(), o, ro)
-		if err != nil {
-			return err
-		}
-		show.Close()
-		doc := newPlanDoc(o.Inventory, pre)
-		return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
+		return a.planned(show, o, pre, err)
 	}
 	ro.Confirm = func(pre *workflow.Preview, told *workflow.RotateResult) error {
 		if !a.json() {

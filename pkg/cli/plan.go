@@ -44,12 +44,7 @@ func (a *app) plan(cmd *cobra.Command, p planFlags) error {
 		return err
 	}
 	pre, err := workflow.Plan(cmd.Context(), o)
-	if err != nil {
-		return err
-	}
-	show.Close()
-	doc := newPlanDoc(o.Inventory, pre)
-	return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
+	return a.planned(show, o, pre, err)
 }
 
 // planDoc is a plan as it is shown. Its JSON is stable.
@@ -77,6 +72,17 @@ type planChange struct {
 	After      string `json:"after,omitempty"`
 	Disruptive bool   `json:"disruptive,omitempty"`
 	Bytes      int64  `json:"bytes,omitempty"`
+}
+
+// planned ends a command that only looked: it prints the plan, or returns why there is
+// none.
+func (a *app) planned(show *ui.UI, o workflow.Options, pre *workflow.Preview, err error) error {
+	if err != nil {
+		return err
+	}
+	show.Close()
+	doc := newPlanDoc(o.Inventory, pre)
+	return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
 }
 
 // newPlanDoc sorts the changes by host, in the order of the YAML; those of a

@@ -95,12 +95,7 @@ func (a *app) runScale(cmd *cobra.Command, raw []byte, show *ui.UI, s scaleFlags
 	so.Dead, so.Leave, so.Commit = s.dead, s.leave, commit
 	if s.dryRun {
 		pre, err := workflow.PlanScale(cmd.Context(), o, so)
-		if err != nil {
-			return err
-		}
-		show.Close()
-		doc := newPlanDoc(o.Inventory, pre)
-		return a.result(fault.OK, doc, func() error { doc.write(a.Out); return nil })
+		return a.planned(show, o, pre, err)
 	}
 	so.Confirm = func(leaving []string) error {
 		return a.confirm(cmd.Context(), fmt.Sprintf("Take %s out of cluster %s: %s?", ui.Count(len(leaving), "node"), o.Inventory.Name, strings.Join(leaving, ", ")))
