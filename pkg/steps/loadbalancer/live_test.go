@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -248,10 +249,23 @@ func TestHAProxy_prefersWhoIsReady(t *testing.T) {
 	if _, code, err := get(t.Context(), health+"/readyz"); err != nil || code != http.StatusOK {
 		t.Error(code, err)
 	}
+	open, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", l.port), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // what is asked is who answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = open.Close() }() // the load balancer has closed it
 	mu.Lock()
 	ready = map[string]bool{"b": true}
 	mu.Unlock()
 	until(t, "only b is asked", only("b"))
+	// Who is connected to an API server whose etcd is away waits for nothing: kubelets did
+	// until their nodes counted as lost.
+	if err := open.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection to a is kept: %v", err)
+	}
 	mu.Lock()
 	ready = nil
 	mu.Unlock()
