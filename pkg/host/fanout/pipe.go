@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -11,18 +12,18 @@ import (
 // that a pipe has by itself, the two take turns after every two packets.
 const pipeSize = 1 << 20
 
-// widePipe makes room in the pipe that in is, if it is one. One that the kernel does
-// not grant more stays as it is.
-func widePipe(in io.Reader) {
+// widePipe makes room in the pipe that in is, and reports whether there is. What is no
+// pipe, or what the kernel grants no more, stays as it is.
+func widePipe(in io.Reader) bool {
 	f, ok := in.(*os.File)
 	if !ok {
-		return
+		return false
 	}
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return
+		return false
 	}
-	_ = raw.Control(func(fd uintptr) { //nolint:errcheck // it is wider, or it is not
-		_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
-	})
+	var refused error
+	err = raw.Control(func(fd uintptr) { _, refused = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	return errors.Join(err, refused) == nil
 }
