@@ -219,6 +219,8 @@ func (m *Machine) ledger(argv []string, stdin []byte) (string, int, bool) {
 	if len(argv) < 5 {
 		return "", 0, false
 	}
+	m.book.Lock()
+	defer m.book.Unlock()
 	switch argv[3] {
 	case "kocli-append":
 		old, _ := m.Read(argv[4])

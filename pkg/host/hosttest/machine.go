@@ -51,6 +51,8 @@ type File struct {
 
 // Machine is a host in memory. The zero value is not usable: see New.
 type Machine struct {
+	book sync.Mutex // a shell appends to a file in one piece; so does ledger
+
 	*Wire
 	name string
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
