@@ -15,11 +15,11 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
-// answer, for a shell that counts bytes (see environment), has q run "$@" and print stdout in base64 with "[status]" at any place in
-// it, "|", the length of stderr, ":", and stderr; r does the same for a file that is
-// read, after a "!" where that failed at first. No temporary file is made, so a dry
-// run leaves no trace on a machine; and few processes are, because a batch asks a
-// hundred questions.
+// answer has q run "$@" and print stdout in base64 with "[status]" at any place in it,
+// "|", the length of stderr, ":", and stderr; r does the same for a file that is read,
+// after a "!" where that failed at first. The shell counts bytes, as environment sets
+// its locale. No temporary file is made, so a dry run leaves no trace on a machine; and
+// few processes are, because a batch asks a hundred questions.
 const answer = `exec 3>&1
 q() { e=$( { { "$@" </dev/null 3>&-; printf '[%d]' "$?" >&3; } | base64 -w0 >&3; } 2>&1 ); printf '|%d:%s\n' "${#e}" "$e" >&3; }
 r() { if base64 -w0 -- "$1" </dev/null >&3 2>/dev/null; then printf '[0]|0:\n' >&3; else printf '!' >&3; q cat -- "$1"; fi; }
