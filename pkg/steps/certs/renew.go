@@ -6,7 +6,6 @@ package certs
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,31 +53,14 @@ type mark struct {
 
 // readMark returns the mark of an operation, empty where it has left none yet.
 func readMark(ctx context.Context, r host.Reader, operation string) (mark, error) {
-	data, err := r.ReadFile(ctx, MarkPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return mark{}, nil
-	}
-	if err != nil {
+	m, err := readNote[mark](ctx, r, MarkPath)
+	if err != nil || m.Operation != operation {
 		return mark{}, err
-	}
-	var m mark
-	if err := json.Unmarshal(data, &m); err != nil {
-		return mark{}, fault.New(fault.Failure, "remove the file, then run the same command again", fmt.Errorf("%s on %s is damaged: %w", MarkPath, r.Name(), err))
-	}
-	if m.Operation != operation {
-		return mark{}, nil
 	}
 	return m, nil
 }
 
-func (m mark) write(ctx context.Context, h host.Host) error {
-	data, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = h.Put(ctx, host.Bytes(MarkPath, 0o600, append(data, '\n')))
-	return err
-}
+func (m mark) write(ctx context.Context, h host.Host) error { return writeNote(ctx, h, MarkPath, m) }
 
 // found is a certificate that is on a node.
 type found struct {

@@ -3,7 +3,6 @@ package certs
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -404,26 +403,14 @@ const recordPath = pki.RotationDir + "/restarts.json"
 type record map[string]map[string][]string
 
 func readRecord(ctx context.Context, r host.Reader) (record, error) {
-	data, err := r.ReadFile(ctx, recordPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return record{}, nil
+	out, err := readNote[record](ctx, r, recordPath)
+	if out == nil {
+		out = record{}
 	}
-	if err != nil {
-		return nil, err
-	}
-	out := record{}
-	if err := json.Unmarshal(data, &out); err != nil {
-		return nil, fault.New(fault.Failure, "remove the file, then run the same command again", fmt.Errorf("%s on %s is damaged: %w", recordPath, r.Name(), err))
-	}
-	return out, nil
+	return out, err
 }
 
 // write is not for the ledger: the file goes with its folder.
 func (x record) write(ctx context.Context, h host.Host) error {
-	data, err := json.MarshalIndent(x, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = h.Put(ctx, host.Bytes(recordPath, 0o600, append(data, '\n')))
-	return err
+	return writeNote(ctx, h, recordPath, x)
 }
