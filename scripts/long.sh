@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What does not fit into `make test`: journeys of upgrade, backup and certificates; images come into a containerd that nothing
+# What does not fit into `make test`: journeys of upgrade and certificates; images come into a containerd that nothing
 # is installed with (1.7) and the current one, real daemons in folders of their
 # own; and what treats a bundle of 4 GiB stays below 200 MB of memory. Its last
 # lines say what was found.
@@ -22,8 +22,8 @@ say "memory for a bundle of 4 GiB"
 memory=$(ROUNDS=1 ONLY='^bundle.rss$' BENCH_JSON=$cache/bench-long.json "$repo/scripts/bench/run.sh" | awk '$2 == "bundle.rss" {print $3 * 1.048576}')
 [ -n "$memory" ] || { echo "the benchmark gave no figure"; exit 1; }
 
-say "journeys of upgrade, backup and certificates"
-KOCLI_E2E_LONG=1 "$repo/scripts/e2e/run.sh" -run '^Test[345]'
+say "journeys of upgrade and certificates"
+"$repo/scripts/e2e/run.sh" upgrade certs
 
 say "long tests"
 printf 'containerd %s and %s: %s\n' "$old" "$new" "$(tail -1 <<<"$tests")"

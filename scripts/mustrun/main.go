@@ -1,14 +1,16 @@
 // Command mustrun reads `go test -json` on stdin, prints what matters of it, and
 // fails when a test that must run did not run and pass. The list has a package
-// and a test name a line; only packages that were tested are compared.
+// and a test name a line; only packages that were tested are compared, and with
+// -run only tests that match, as with go test.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
-	"slices"
+	"regexp"
 	"strings"
 )
 
@@ -19,12 +21,16 @@ type event struct {
 }
 
 func main() {
-	verbose := slices.Contains(os.Args[1:], "-v")
-	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: go test -json ... | mustrun LIST [-v]")
+	verbose := flag.Bool("v", false, "print what the tests print")
+	only := flag.String("run", "", "the tests that were asked for, a regular expression")
+	flag.Usage = func() { fmt.Fprintln(os.Stderr, "usage: go test -json ... | mustrun [-v] [-run REGEX] LIST") }
+	flag.Parse()
+	asked, err := regexp.Compile(*only)
+	if err != nil || flag.NArg() != 1 {
+		flag.Usage()
 		os.Exit(2)
 	}
-	list, err := os.ReadFile(os.Args[1])
+	list, err := os.ReadFile(flag.Arg(0))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -45,7 +51,7 @@ func main() {
 		switch e.Action {
 		case "output":
 			output[key] += e.Output
-			if verbose {
+			if *verbose {
 				fmt.Print(e.Output)
 			}
 		case "build-output":
@@ -59,7 +65,7 @@ func main() {
 					broken++
 					fmt.Print(output[key])
 				}
-				if e.Action != "skip" && !verbose {
+				if e.Action != "skip" && !*verbose {
 					fmt.Printf("%-5s %s %.1fs\n", e.Action, e.Package, e.Elapsed)
 				}
 				continue
@@ -73,7 +79,7 @@ func main() {
 				fmt.Printf("skip  %s\n", key)
 			case "fail":
 				failed++
-				if !verbose {
+				if !*verbose {
 					fmt.Print(output[key])
 				}
 			}
@@ -82,7 +88,7 @@ func main() {
 	missing := 0
 	for _, l := range strings.Split(string(list), "\n") {
 		f := strings.Fields(l)
-		if len(f) == 2 && !strings.HasPrefix(l, "#") && tested[f[0]] && !ran[f[0]+" "+f[1]] {
+		if len(f) == 2 && !strings.HasPrefix(l, "#") && tested[f[0]] && asked.MatchString(f[1]) && !ran[f[0]+" "+f[1]] {
 			missing++
 			fmt.Printf("must run, and did not pass: %s %s\n", f[0], f[1])
 		}

@@ -40,7 +40,7 @@ func run(cache, repo string) error {
 		}
 		for part, from := range map[string]func() (string, error){
 			"features": func() (string, error) {
-				passed, err := passedTests(filepath.Join(cache, "e2e.json"), filepath.Join(cache, "e2e-long.json"))
+				passed, err := passedTests(cache)
 				return featureTable(string(features), column, passed), err
 			},
 			"figures": func() (string, error) { return figureTable(filepath.Join(cache, "bench.json")) },
@@ -66,15 +66,18 @@ func run(cache, repo string) error {
 	return nil
 }
 
-// passedTests reads what `go test -json` said: of make test, and of make test-long
-// where that has run.
-func passedTests(daily, long string) (map[string]bool, error) {
+// passedTests reads what `go test -json` said of each suite of journeys that has run.
+func passedTests(cache string) (map[string]bool, error) {
+	suites, err := filepath.Glob(filepath.Join(cache, "e2e-*.json"))
+	if err == nil && len(suites) == 0 {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]bool{}
-	for _, path := range []string{daily, long} {
+	for _, path := range suites {
 		f, err := os.Open(path)
-		if path == long && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
 		if err != nil {
 			return nil, err
 		}
