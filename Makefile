@@ -36,7 +36,7 @@ vuln: ## known vulnerabilities in what is called
 
 unit: ## unit tests, with the race detector (needs a C compiler)
 	scripts/lab/deps.sh build
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m -json ./... | go run ./scripts/mustrun scripts/must-run-tests.txt
+	CGO_ENABLED=1 go test -race -shuffle=on -parallel 6 -timeout 15m -json ./... | go run ./scripts/mustrun scripts/must-run-tests.txt
 
 demo: ## three lab hosts, a bundle, kocli create, and what runs then
 	scripts/demo.sh

@@ -116,6 +116,7 @@ func (g *growing) addControlPlane(t testing.TB) written {
 // to as often, about the newcomer. One more control plane is a name and a backend
 // to each of them.
 func TestAddNode_costsExistingNodesNothing(t *testing.T) {
+	t.Parallel()
 	var first written
 	for _, nodes := range []int{5, 100} {
 		t.Run(fmt.Sprintf("to %d nodes", nodes), func(t *testing.T) {

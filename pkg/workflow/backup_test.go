@@ -92,6 +92,7 @@ func (w backupWorld) withKocli(t *testing.T) {
 }
 
 func TestBackup_isMadeOnTheHostOrThroughTheTunnelAndProved(t *testing.T) {
+	t.Parallel()
 	for _, there := range []bool{true, false} {
 		w := newBackupWorld(t)
 		if there {
@@ -124,6 +125,7 @@ func TestBackup_isMadeOnTheHostOrThroughTheTunnelAndProved(t *testing.T) {
 }
 
 func TestVerifyBackup_refusals(t *testing.T) {
+	t.Parallel()
 	w := newBackupWorld(t)
 	r, err := w.s.backup(t.Context(), BackupOptions{})
 	if err != nil {
@@ -171,6 +173,7 @@ func TestVerifyBackup_refusals(t *testing.T) {
 }
 
 func TestBackup_keepsTheLastOneWhenSomethingFails(t *testing.T) {
+	t.Parallel()
 	w := newBackupWorld(t)
 	first, err := w.s.backup(t.Context(), BackupOptions{})
 	if err != nil {
@@ -209,6 +212,7 @@ func TestBackup_keepsTheLastOneWhenSomethingFails(t *testing.T) {
 }
 
 func TestBackup_prunesAsTheYAMLSays(t *testing.T) {
+	t.Parallel()
 	w := newBackupWorld(t)
 	w.s.inv.Spec.Backup.Retention.Keep = 1
 	first, err := w.s.backup(t.Context(), BackupOptions{})
@@ -223,6 +227,7 @@ func TestBackup_prunesAsTheYAMLSays(t *testing.T) {
 }
 
 func TestBackup_isNotPlainByMistake(t *testing.T) {
+	t.Parallel()
 	w := newBackupWorld(t)
 	w.s.inv.Spec.Backup.Recipients = nil
 	if _, err := w.s.backup(t.Context(), BackupOptions{}); fault.CodeOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "--plain") {

@@ -231,6 +231,7 @@ var dates = regexp.MustCompile(`\d{4}-\d\d-\d\d`)
 func all(pause string) RotateOptions { return RotateOptions{CA: "all", PauseAfter: pause} }
 
 func TestRotateCA_inOneRun(t *testing.T) {
+	t.Parallel()
 	w := newRotated(t)
 	s := certSession(t, w.hosts)
 	var plan string
@@ -285,6 +286,7 @@ func goldenPlan(t *testing.T, name, got string) {
 // Wherever a run is cut off, the next one goes on, and ends with the same single new
 // CAs everywhere: none is made twice.
 func TestRotateCA_cutOffAnywhereGoesOn(t *testing.T) {
+	t.Parallel()
 	for host, step := range map[string]int{"cp-1": 7, "cp-2": 11, "cp-3": 13, "worker-1": 3} {
 		t.Run(host, func(t *testing.T) {
 			t.Parallel()
@@ -329,6 +331,7 @@ func cutOff(t *testing.T, host string, cut int) bool {
 }
 
 func TestRotateCA_pausesAndIsResumed(t *testing.T) {
+	t.Parallel()
 	w := newRotated(t)
 	res, err := certSession(t, w.hosts).rotateCA(t.Context(), all("trust"))
 	if err != nil || res.PausedAfter != "trust" || fmt.Sprint(res.Pods) != "[default/app]" {
@@ -371,6 +374,7 @@ func TestRotateCA_pausesAndIsResumed(t *testing.T) {
 // A run that is killed when all is done but for the removal of what it kept begins no
 // other rotation.
 func TestRotateCA_leftoversAreRemovedAndNoMore(t *testing.T) {
+	t.Parallel()
 	w := newRotated(t)
 	w.hosts["cp-3"].Write(pki.RotationDone+"/ca.old.key", 0o600, "x")
 	res, err := certSession(t, w.hosts).rotateCA(t.Context(), all(""))
@@ -383,6 +387,7 @@ func TestRotateCA_leftoversAreRemovedAndNoMore(t *testing.T) {
 }
 
 func TestRotateCA_refusesBeforeAnythingIsChanged(t *testing.T) {
+	t.Parallel()
 	other, _ := kubetest.Issue("ca", time.Now().AddDate(1, 0, 0))
 	for name, x := range map[string]struct {
 		ro     RotateOptions
@@ -439,6 +444,7 @@ func TestRotateCA_refusesBeforeAnythingIsChanged(t *testing.T) {
 // The CA of an etcd outside the cluster is not the cluster's: it is refused by name, and
 // left out of all.
 func TestRotateCA_externalEtcd(t *testing.T) {
+	t.Parallel()
 	c, err := config.Load("../../examples/cluster-external-etcd.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -459,6 +465,7 @@ func TestRotateCA_externalEtcd(t *testing.T) {
 // A backup that is made while both CAs are trusted has bundles, and a controller manager
 // does not start with one. What it restores is the CA whose key it has.
 func TestRestore_ofABackupInTheMiddleOfARotation(t *testing.T) {
+	t.Parallel()
 	w := newRotated(t)
 	cert, err := pki.First([]byte(w.old["ca"][0]))
 	if err != nil {
@@ -491,6 +498,7 @@ func TestRestore_ofABackupInTheMiddleOfARotation(t *testing.T) {
 // A rotation of one CA that is not finished is not made one of all: who was restarted for
 // the one would not be for the others.
 func TestRotateCA_ofOneAndThenOfAll(t *testing.T) {
+	t.Parallel()
 	w := newRotated(t)
 	one := RotateOptions{CA: "front-proxy", PauseAfter: "trust"}
 	if res, err := certSession(t, w.hosts).rotateCA(t.Context(), one); err != nil || fmt.Sprint(res.CAs) != "[front-proxy]" {
@@ -522,6 +530,7 @@ func TestRotateCA_ofOneAndThenOfAll(t *testing.T) {
 
 // A node that somebody joined past kocli in a pause would be lost with the old CA.
 func TestRotateCA_refusesAStrangerInAPause(t *testing.T) {
+	t.Parallel()
 	w := newRotated(t)
 	if _, err := certSession(t, w.hosts).rotateCA(t.Context(), all("sign")); err != nil {
 		t.Fatal(err)

@@ -67,6 +67,7 @@ func certSession(t *testing.T, hosts machines) *Session {
 }
 
 func TestCertsRenew_oneAfterAnotherAndResumed(t *testing.T) {
+	t.Parallel()
 	hosts, pods := machines{}, map[string]*kubetest.StaticPods{}
 	clusters := map[string]*kubetest.Cluster{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
@@ -142,6 +143,7 @@ func TestCertsRenew_oneAfterAnotherAndResumed(t *testing.T) {
 }
 
 func TestCertsRenew_refusesBeforeAnythingIsChanged(t *testing.T) {
+	t.Parallel()
 	for name, x := range map[string]struct {
 		co     CertsOptions
 		damage func(hosts machines)
@@ -190,6 +192,7 @@ func TestCertsRenew_refusesBeforeAnythingIsChanged(t *testing.T) {
 // The API is away on all hosts until their scheduler is started anew; a worker's
 // kubelet was away when its certificate ended, another worker is switched off.
 func TestCertsRescue(t *testing.T) {
+	t.Parallel()
 	hosts := machines{}
 	var pods []*kubetest.StaticPods
 	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
@@ -253,6 +256,7 @@ func TestCertsRescue(t *testing.T) {
 }
 
 func TestCertsList_endpointOnceAndProblemsInALine(t *testing.T) {
+	t.Parallel()
 	hosts := machines{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
 		hosts[n], _, _ = certified(t, n)
@@ -277,6 +281,7 @@ func TestCertsList_endpointOnceAndProblemsInALine(t *testing.T) {
 }
 
 func TestStatus_warnsOfCertificatesAMonthAhead(t *testing.T) {
+	t.Parallel()
 	hosts := machines{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
 		hosts[n], _, _ = certified(t, n)

@@ -19,6 +19,7 @@ import (
 
 // A bundle that lacks something is refused for the hosts as they are.
 func TestClosed_refusesForTheHostsAsTheyAre(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		name   string
 		change func(*archive.Manifest, archivetest.Content)
@@ -75,6 +76,7 @@ func TestClosed_refusesForTheHostsAsTheyAre(t *testing.T) {
 // create, plan and push all look at the hosts first; the bundle is refused
 // there, and nothing was written.
 func TestExamine_refusesAnIncompleteBundle(t *testing.T) {
+	t.Parallel()
 	m, c := archivetest.Sample()
 	m.Items = slices.DeleteFunc(m.Items, func(it archive.Item) bool { return strings.Contains(it.Name, "/etcd:") })
 	var b bytes.Buffer

@@ -52,6 +52,7 @@ func deltaBundle(t *testing.T) (base, target *archive.Bundle) {
 // With a delta, content comes first, however few the hosts are: nothing else can
 // make it. What is nowhere ends a plan; a cluster that has all needs nothing.
 func TestCreatePhases_ofADelta(t *testing.T) {
+	t.Parallel()
 	base, target := deltaBundle(t)
 	l := newLab(t, "../../examples/cluster-single.yaml")
 	whole := l.cluster.Payload

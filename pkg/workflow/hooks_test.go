@@ -13,6 +13,7 @@ import (
 )
 
 func TestHooks_knowTheNodeAndEndInTime(t *testing.T) {
+	t.Parallel()
 	s := session(t, machines{})
 	c := &Cluster{Inventory: s.inv.At("v1.37.2")}
 	n, _ := s.inv.Node("cp-1")

@@ -255,6 +255,7 @@ func lineDiff(want, got string) string {
 }
 
 func TestPlan_ofEveryExampleIsGolden(t *testing.T) {
+	t.Parallel()
 	examples, err := filepath.Glob("../../examples/cluster-*.yaml")
 	if err != nil || len(examples) == 0 {
 		t.Fatalf("no examples: %v", err)
@@ -292,6 +293,7 @@ func TestPlan_ofEveryExampleIsGolden(t *testing.T) {
 
 // The canary stands for every secret: tokens, keys, certificates.
 func TestCreate_noSecretInEventsOrPlans(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, "../../examples/cluster-three-hosts.yaml")
 	var said strings.Builder
 	said.WriteString(l.preview(t))
@@ -331,6 +333,7 @@ func TestCreate_noSecretInEventsOrPlans(t *testing.T) {
 
 // The user's password of the virtual IP is in one file of each control plane.
 func TestCreate_passwordOfTheVirtualIP(t *testing.T) {
+	t.Parallel()
 	const canary = "canary-7"
 	l := newLab(t, "../../examples/cluster-vip.yaml")
 	var said strings.Builder
@@ -357,6 +360,7 @@ func TestCreate_passwordOfTheVirtualIP(t *testing.T) {
 // The key for an external etcd is in one file of each control plane, and no member
 // of etcd is anywhere.
 func TestCreate_withAnExternalEtcd(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, "../../examples/cluster-external-etcd.yaml")
 	var said strings.Builder
 	said.WriteString(l.preview(t))
@@ -390,6 +394,7 @@ func TestCreate_withAnExternalEtcd(t *testing.T) {
 // A control plane starts keepalived by joining. Those that are there have to know
 // it before, where they are told of each other: who is not told takes the address.
 func TestCreatePhases_loadBalancersAreReadyBeforeAControlPlaneJoins(t *testing.T) {
+	t.Parallel()
 	for example, want := range map[string]bool{"vip": true, "local": false} {
 		l := newLab(t, "../../examples/cluster-"+example+".yaml")
 		phases, err := l.cluster.CreatePhases()
@@ -406,6 +411,7 @@ func TestCreatePhases_loadBalancersAreReadyBeforeAControlPlaneJoins(t *testing.T
 // A control plane that left the YAML is part of the cluster until scale takes it
 // out: the others go on to tell it that they hold the address, and it may hold it.
 func TestCreatePhases_aControlPlaneThatIsStillThereIsReckonedWith(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, "../../examples/cluster-vip.yaml")
 	l.inv.Spec.ControlPlane.Endpoint.VRRP.Unicast = true
 	l.cluster.Leaving = []inventory.Node{{Name: "cp-9", IP: "10.10.0.19", ControlPlane: true}}
@@ -423,6 +429,7 @@ func TestCreatePhases_aControlPlaneThatIsStillThereIsReckonedWith(t *testing.T) 
 // With many hosts, all of them get their content in one go, and nobody waits
 // for a head start that the others need too.
 func TestCreatePhases_ofManyHosts(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../examples/cluster-three-hosts.yaml")
 	if err != nil {
 		t.Fatal(err)

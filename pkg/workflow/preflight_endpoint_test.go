@@ -16,6 +16,7 @@ import (
 // What the kernel found tells whether somebody has the address: a connection that
 // is opened or refused, or an answer by ARP alone.
 func TestNeighbour(t *testing.T) {
+	t.Parallel()
 	const entry = `[{"dst":"10.0.0.100","dev":"eth0","lladdr":"02:00:00:00:00:09","state":["STATE"]}]`
 	refused, noRoute := errors.New("connect failed: Connection refused"), errors.New("connect failed: No route to host")
 	for _, x := range []struct {

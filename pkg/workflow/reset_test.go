@@ -56,6 +56,7 @@ func pods(c *kubetest.Cluster) string {
 }
 
 func TestDrain_converges(t *testing.T) {
+	t.Parallel()
 	for _, whole := range []bool{true, false} {
 		t.Run(fmt.Sprintf("the whole cluster: %t", whole), func(t *testing.T) {
 			t.Parallel()
@@ -68,6 +69,7 @@ func TestDrain_converges(t *testing.T) {
 }
 
 func TestDrain_emptiesTheNodeAndTakesItOut(t *testing.T) {
+	t.Parallel()
 	m, c, api := drained(t)
 	defer c.Close()
 	if err := drainStep("worker-1", false, api).Apply(t.Context(), m); err != nil {
@@ -84,6 +86,7 @@ func TestDrain_emptiesTheNodeAndTakesItOut(t *testing.T) {
 // A node that is taken out of a cluster that lives on waits for its budgets; a
 // cluster that ends does not.
 func TestDrain_budgets(t *testing.T) {
+	t.Parallel()
 	m, c, api := drained(t)
 	defer c.Close()
 	c.Budget = func(kubetest.Object) bool { return false }
@@ -104,6 +107,7 @@ func TestDrain_budgets(t *testing.T) {
 }
 
 func TestDrain_ofAClusterThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	m, c, api := drained(t)
 	defer c.Close()
 	m.OnDial(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") })
@@ -116,6 +120,7 @@ func TestDrain_ofAClusterThatDoesNotAnswer(t *testing.T) {
 }
 
 func TestDrain_leavesWhatIsNotOurs(t *testing.T) {
+	t.Parallel()
 	m, c, api := drained(t)
 	defer c.Close()
 	m.Delete(ledger.Root())

@@ -234,6 +234,7 @@ func (d *disaster) restore(t *testing.T) (*plan.Plan, error) {
 // All control planes have lost all that they had. The restore ends with a cluster on
 // which create has nothing to do, and so does one that lost its connections midway.
 func TestRestore_endsWithAClusterThatCreateLeavesAlone(t *testing.T) {
+	t.Parallel()
 	for _, cut := range []int{0, 1, 4, 8, 12, 16, 20, 24} { // the write at which the second host is lost
 		t.Run(fmt.Sprintf("cut at write %d", cut), func(t *testing.T) {
 			t.Parallel()

@@ -50,6 +50,7 @@ func before(phases []plan.Phase, a, b string) bool {
 }
 
 func TestRestorePhases_standInTheirOrder(t *testing.T) {
+	t.Parallel()
 	for _, bundle := range []*archive.Bundle{nil, {}} {
 		s := session(t, machines{})
 		s.bundle = bundle
@@ -86,6 +87,7 @@ func TestRestorePhases_standInTheirOrder(t *testing.T) {
 }
 
 func TestRestore_refusesAClusterThatWorks(t *testing.T) {
+	t.Parallel()
 	s := session(t, machines{"cp-1": answering(t, "cp-1")})
 	rs := restoringOf(s)
 	err := rs.refuseHealthy(t.Context(), false)
@@ -106,6 +108,7 @@ func TestRestore_refusesAClusterThatWorks(t *testing.T) {
 
 // Two clusters would come of it: what cannot see the others is not what survived.
 func TestRecover_refusesWhereAnotherControlPlaneWorks(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.New(t)
 	m := hosttest.New("cp-2", func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
 		return "x86_64\n", 0, argv[0] == "uname"
@@ -127,6 +130,7 @@ func TestRecover_refusesWhereAnotherControlPlaneWorks(t *testing.T) {
 // The same backup onto the same hosts goes on where it was interrupted, and is another
 // restore once that has come to its end.
 func TestRestoreRecord_livesUntilTheRestoreIsDone(t *testing.T) {
+	t.Parallel()
 	s := session(t, machines{})
 	first, err := s.restoreRecord("sum")
 	if err != nil {
@@ -164,6 +168,7 @@ func TestRestoreRecord_livesUntilTheRestoreIsDone(t *testing.T) {
 // The cluster goes on, on hosts that the YAML does not name: restored ones would be a
 // second one at its address.
 func TestRestore_refusesAClusterThatWorksElsewhere(t *testing.T) {
+	t.Parallel()
 	m := hosttest.New("cp-1")
 	c := kubetest.NewCluster(m.Wire)
 	t.Cleanup(c.Close)
@@ -188,6 +193,7 @@ func TestRestore_refusesAClusterThatWorksElsewhere(t *testing.T) {
 
 // A backup that was made in truth, read as restore reads it.
 func TestArchive_isProvedBeforeItIsUsed(t *testing.T) {
+	t.Parallel()
 	w := newBackupWorld(t)
 	r, err := w.s.backup(t.Context(), BackupOptions{})
 	if err != nil {
@@ -267,6 +273,7 @@ func TestArchive_isProvedBeforeItIsUsed(t *testing.T) {
 }
 
 func TestRecover_onlyWithoutAQuorum(t *testing.T) {
+	t.Parallel()
 	e := etcdtest.New(t)
 	m := hosttest.New("cp-2", func(_ *hosttest.Machine, argv []string, _ []byte) (string, int, bool) {
 		return "x86_64\n", 0, argv[0] == "uname"

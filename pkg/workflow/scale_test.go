@@ -43,6 +43,7 @@ func remembered(t *testing.T, spec string) *Session {
 // A host that left the YAML is known from the YAML before, with its login; one that
 // an earlier run did not come to, from the state; and one that came back stays.
 func TestLeavers_areRememberedUntilTheyAreOut(t *testing.T) {
+	t.Parallel()
 	s := remembered(t, applied("    - {name: worker-1, address: 10.0.0.4}\n    - {name: old, address: 10.0.0.9, ssh: {port: 2222}}\n"))
 	got, err := s.leavers()
 	if err != nil || len(got) != 1 || got[0].Host.Name != "old" {
@@ -69,6 +70,7 @@ func TestLeavers_areRememberedUntilTheyAreOut(t *testing.T) {
 }
 
 func TestLeavers_refuseAnotherMachineUnderTheSameName(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct{ hosts, want, hint string }{
 		"another address": {"    - {name: worker-1, address: 10.0.0.44}\n", "worker-1 had the address 10.0.0.44 and now has 10.0.0.4", "kocli node replace worker-1 --with NAME --address 10.0.0.4"},
 		"another role":    {"    - {name: worker-1, address: 10.0.0.4, roles: [control-plane]}\n", "worker-1 cannot change between control plane and worker", "kocli node remove worker-1"},
@@ -105,6 +107,7 @@ func node(name string, ready, plane bool) corev1.Node {
 }
 
 func TestScaling_takesNobodyOutWhileOthersAreOut(t *testing.T) {
+	t.Parallel()
 	nodes := []corev1.Node{node("cp-1", false, true), node("worker-1", false, false), node("worker-2", true, false), node("old", true, false)}
 	old := inventory.Node{Name: "old", IP: "10.0.0.9"}
 	for name, tt := range map[string]struct {
@@ -140,6 +143,7 @@ func TestScaling_takesNobodyOutWhileOthersAreOut(t *testing.T) {
 // Nodes that others put there stay, but those that are said to be dead; a name that
 // nobody knows is a mistake.
 func TestScaling_strangersStay(t *testing.T) {
+	t.Parallel()
 	nodes := []corev1.Node{node("cp-1", true, true), node("theirs", true, false), node("gone", false, true)}
 	s := session(t, machines{})
 	w := &watcher{}
@@ -163,6 +167,7 @@ func TestScaling_strangersStay(t *testing.T) {
 }
 
 func TestScaling_whatIsInTheYAMLIsNotDead(t *testing.T) {
+	t.Parallel()
 	s := remembered(t, applied("    - {name: worker-1, address: 10.0.0.4}\n"))
 	if _, err := s.scaling(t.Context(), ScaleOptions{Dead: []string{"worker-1"}}); err == nil || !strings.Contains(err.Error(), "worker-1 is still in the YAML") {
 		t.Errorf("%v", err)
@@ -171,6 +176,7 @@ func TestScaling_whatIsInTheYAMLIsNotDead(t *testing.T) {
 
 // A host that leaves and cannot be reached is named with the way to do without it.
 func TestScaling_aHostThatLeavesAndCannotBeReached(t *testing.T) {
+	t.Parallel()
 	s := remembered(t, applied("    - {name: worker-1, address: 10.0.0.4}\n    - {name: old, address: 10.0.0.9}\n"))
 	_, err := s.scaling(t.Context(), ScaleOptions{})
 	if fault.CodeOf(err) != fault.Unreachable || fault.NodeOf(err) != "old" || !strings.Contains(fault.HintOf(err), "--dead old") {
@@ -181,6 +187,7 @@ func TestScaling_aHostThatLeavesAndCannotBeReached(t *testing.T) {
 // A host of the cluster that cannot be reached may be gone; one that was never part
 // of it is only not there yet.
 func TestFacts_aHostThatMayBeGone(t *testing.T) {
+	t.Parallel()
 	s := remembered(t, applied(""))
 	_, err := s.Facts(t.Context())
 	for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestSchedule_isTheSameFromRunToRun(t *testing.T) {
+	t.Parallel()
 	w := newBackupWorld(t)
 	w.s.inv.Spec.Backup.Schedule = "daily"
 	text := func() string {
@@ -38,6 +39,7 @@ func TestSchedule_isTheSameFromRunToRun(t *testing.T) {
 }
 
 func TestStatus_showsScheduledBackups(t *testing.T) {
+	t.Parallel()
 	cp1, cp2, cp3 := hosttest.OS(hosttest.New("cp-1")), hosttest.New("cp-2"), hosttest.New("cp-3")
 	s := session(t, machines{"cp-1": cp1, "cp-2": cp2, "cp-3": cp3})
 	s.o.SpecFile = "cluster.yaml"

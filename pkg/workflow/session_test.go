@@ -53,6 +53,7 @@ func (near) RoundTrip(context.Context) (time.Duration, error) { return time.Mill
 func (near) Another(context.Context) (fanout.Connection, error) { return nil, errors.ErrUnsupported }
 
 func TestFar_countsHostsWhoseAnswersTakeLong(t *testing.T) {
+	t.Parallel()
 	trips := map[string]time.Duration{"a": time.Millisecond, "b": 2 * farTrip}
 	to := func(node string) fanout.Line { return distant{trips[node]} }
 	if far(t.Context(), []string{"a"}, to) || !far(t.Context(), []string{"a", "b"}, to) {
@@ -131,6 +132,7 @@ func named(t *testing.T, host, cluster string) *hosttest.Machine {
 }
 
 func TestSeed_isAnyControlPlaneThatAnswers(t *testing.T) {
+	t.Parallel()
 	begun, made := []string{caKey}, []string{caKey, kube.AdminConf()}
 	facts := func(one, two, three []string) map[string]probe.Facts {
 		return map[string]probe.Facts{"cp-1": {Kubernetes: one}, "cp-2": {Kubernetes: two}, "cp-3": {Kubernetes: three}}
@@ -160,6 +162,7 @@ func TestSeed_isAnyControlPlaneThatAnswers(t *testing.T) {
 }
 
 func TestStatus_throughTheControlPlanes(t *testing.T) {
+	t.Parallel()
 	empty := func(name string) *hosttest.Machine { return hosttest.New(name) }
 	t.Run("every control plane says that there is none yet", func(t *testing.T) {
 		_, err := session(t, machines{"cp-1": empty("cp-1"), "cp-2": empty("cp-2"), "cp-3": empty("cp-3")}).status(t.Context())
@@ -200,6 +203,7 @@ func TestStatus_throughTheControlPlanes(t *testing.T) {
 // At home on a node, a kubeconfig of mode local leads to the node itself: elsewhere
 // it has to lead to the control plane that it came from.
 func TestKubeconfig_leadsOutOfModeLocal(t *testing.T) {
+	t.Parallel()
 	m := answering(t, "cp-2")
 	s := session(t, machines{"cp-2": m})
 	conf, _ := m.Read(kube.AdminConf())
@@ -215,6 +219,7 @@ func TestKubeconfig_leadsOutOfModeLocal(t *testing.T) {
 }
 
 func TestSameCluster(t *testing.T) {
+	t.Parallel()
 	const manifest = "spec:\n  containers:\n  - command: [kube-apiserver]\n    image: registry.k8s.io/kube-apiserver:%s\n"
 	runs := func(version string) machines {
 		m := hosttest.New("cp-1")

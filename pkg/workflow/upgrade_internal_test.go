@@ -36,6 +36,7 @@ func atVersion(name, version string, plane bool) corev1.Node {
 }
 
 func TestUpgrading_comparesTheClusterWithTheYAML(t *testing.T) {
+	t.Parallel()
 	const v = "v1.36.3"
 	all := []corev1.Node{atVersion("cp-1", v, true), atVersion("cp-2", v, true), atVersion("cp-3", v, true), atVersion("worker-1", "v1.35.4", false)}
 	servers := map[string]string{"cp-1": "v1.37.2", "cp-2": v, "cp-3": v}
@@ -81,6 +82,7 @@ func expiring(t *testing.T, at time.Time) string {
 }
 
 func TestUpgrading_readsCertificatesOfEveryControlPlane(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2027, 1, 2, 0, 0, 0, 0, time.UTC)
 	hosts := machines{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
@@ -102,6 +104,7 @@ func TestUpgrading_readsCertificatesOfEveryControlPlane(t *testing.T) {
 
 // Budgets matter on nodes that will be drained, and nowhere else.
 func TestUpgrading_budgetsOfNodesThatWillBeDrained(t *testing.T) {
+	t.Parallel()
 	m := hosttest.New("cp-1")
 	c := kubetest.NewCluster(m.Wire)
 	defer c.Close()
@@ -141,6 +144,7 @@ func TestUpgrading_budgetsOfNodesThatWillBeDrained(t *testing.T) {
 
 // An upgrade that was interrupted before any version changed was begun all the same.
 func TestUpgrading_seesThatAnUpgradeWasInterrupted(t *testing.T) {
+	t.Parallel()
 	hosts := machines{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3", "worker-1"} {
 		hosts[n] = hosttest.New(n)
@@ -158,6 +162,7 @@ func TestUpgrading_seesThatAnUpgradeWasInterrupted(t *testing.T) {
 
 // What create and scale would do in the middle of an upgrade is the upgrade's to do.
 func TestSameCluster_refusesTheMiddleOfAnUpgrade(t *testing.T) {
+	t.Parallel()
 	m := answering(t, "cp-1")
 	s := session(t, machines{"cp-1": m})
 	if err := s.sameKubelets(t.Context(), m); err != nil {
@@ -179,6 +184,7 @@ func TestSameCluster_refusesTheMiddleOfAnUpgrade(t *testing.T) {
 }
 
 func TestRefused_namesAllFindings(t *testing.T) {
+	t.Parallel()
 	one := []preflight.Finding{{Check: "a", Level: preflight.Error, Fix: "do this"}, {Check: "b", Level: preflight.Warning}}
 	if err := refused(preflight.Refusal(one), one); fault.HintOf(err) != "do this" || fault.CodeOf(err) != fault.Preflight {
 		t.Errorf("%v, %q", err, fault.HintOf(err))
@@ -191,6 +197,7 @@ func TestRefused_namesAllFindings(t *testing.T) {
 
 // A gate that cannot see what it judges is refused by its name, and the others report.
 func TestUpgrading_allGatesReport(t *testing.T) {
+	t.Parallel()
 	hosts := machines{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3", "worker-1"} {
 		hosts[n] = hosttest.New(n)
@@ -220,6 +227,7 @@ func TestUpgrading_allGatesReport(t *testing.T) {
 
 // A node that kocli took out of service and has not given back is work that is left.
 func TestUpgrading_seesANodeThatWasNotGivenBack(t *testing.T) {
+	t.Parallel()
 	const v = "v1.37.2"
 	all := []corev1.Node{atVersion("cp-1", v, true), atVersion("cp-2", v, true), atVersion("cp-3", v, true), atVersion("worker-1", v, false)}
 	servers := map[string]string{"cp-1": v, "cp-2": v, "cp-3": v}
@@ -237,6 +245,7 @@ func TestUpgrading_seesANodeThatWasNotGivenBack(t *testing.T) {
 
 // Room is asked for the copies of etcd's data before they are made.
 func TestUpgrading_reckonsWithCopiesOfEtcd(t *testing.T) {
+	t.Parallel()
 	hosts := machines{}
 	for _, n := range []string{"cp-1", "cp-2", "cp-3"} {
 		hosts[n] = hosttest.New(n)

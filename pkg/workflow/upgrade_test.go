@@ -72,6 +72,7 @@ func (l *lab) upgradePlan(t *testing.T, pause string) *plan.Plan {
 }
 
 func TestUpgrade_planIsGoldenAndThenEmpty(t *testing.T) {
+	t.Parallel()
 	for _, example := range []string{"single", "three-hosts", "vip", "local", "external-etcd"} {
 		t.Run(example, func(t *testing.T) {
 			t.Parallel()
@@ -103,6 +104,7 @@ func TestUpgrade_planIsGoldenAndThenEmpty(t *testing.T) {
 // The order is the point of it: what is kept before what is replaced, control planes
 // before kubelets, one worker before the others.
 func TestUpgrade_order(t *testing.T) {
+	t.Parallel()
 	l := newUpgradeLab(t, "vip")
 	var order []string
 	_, err := l.upgradePlan(t, "").Execute(t.Context(), l, func(e plan.Event) {
@@ -131,6 +133,7 @@ func TestUpgrade_order(t *testing.T) {
 
 // The control plane that an interrupted run left goes before all others.
 func TestUpgrade_theUnfinishedOneGoesFirst(t *testing.T) {
+	t.Parallel()
 	l := newUpgradeLab(t, "vip")
 	cp := inventory.Names(l.inv.ControlPlanes())
 	phases, err := l.cluster.UpgradePhases(workflow.HopOptions{From: archivetest.Kubernetes, First: cp[1], Calm: time.Millisecond})
@@ -149,6 +152,7 @@ func TestUpgrade_theUnfinishedOneGoesFirst(t *testing.T) {
 }
 
 func TestUpgrade_pauses(t *testing.T) {
+	t.Parallel()
 	l := newUpgradeLab(t, "vip")
 	workers := inventory.Names(l.inv.Workers())
 	version := func(node string) any {
@@ -173,6 +177,7 @@ func TestUpgrade_pauses(t *testing.T) {
 // A run that ends after any step is gone on with by the next, and no node is drained
 // twice for what is done.
 func TestUpgrade_goesOnAfterAnyStep(t *testing.T) {
+	t.Parallel()
 	steps := 0
 	for n := 1; n == 1 || n <= steps; n += 3 {
 		l := newUpgradeLab(t, "three-hosts")
@@ -218,6 +223,7 @@ func TestUpgrade_goesOnAfterAnyStep(t *testing.T) {
 // kubeadm of the version is asked when it is on the first host, and before anything of
 // the cluster is changed.
 func TestUpgrade_kubeadmIsAskedFirst(t *testing.T) {
+	t.Parallel()
 	for _, refuses := range []bool{true, false} {
 		l := newUpgradeLab(t, "vip")
 		if refuses {
@@ -255,6 +261,7 @@ func TestUpgrade_kubeadmIsAskedFirst(t *testing.T) {
 // Workers behind the canary are drained as many at once as may be away, and no more: of
 // four, three are left, and two of them have to be on their way for either to come on.
 func TestUpgrade_drainsAsManyWorkersAtOnceAsMayBeAway(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../examples/cluster-vip.yaml")
 	if err != nil {
 		t.Fatal(err)

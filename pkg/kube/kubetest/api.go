@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
@@ -176,7 +177,7 @@ func (a *API) SetRelease(version string) {
 func (a *API) Put(resource, namespace, name string, o Object) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.store(find(resource), key{resource, namespace, name}, clone(o))
+	a.store(find(resource), key{resource, namespace, name}, fromJSON(o))
 }
 
 // Drop removes an object as a controller would.
@@ -254,10 +255,14 @@ func find(resource string) kind {
 	return kind{resource: resource}
 }
 
-func clone(o Object) Object {
+// clone copies what came from JSON.
+func clone(o Object) Object { return runtime.DeepCopyJSON(o) }
+
+// fromJSON is the object as it would arrive over the wire: without types of Go's own.
+func fromJSON(o Object) Object {
 	raw, err := json.Marshal(o)
 	if err != nil {
-		panic(err) // it came from JSON
+		panic(err)
 	}
 	var out Object
 	if err := json.Unmarshal(raw, &out); err != nil {
