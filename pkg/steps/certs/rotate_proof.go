@@ -32,7 +32,7 @@ func Proof(o RotateOptions) plan.Step {
 			if err != nil || len(bad) == 0 {
 				return nil, err
 			}
-			return []plan.Change{{Object: "certificates in files and as they are served", From: fmt.Sprintf("%d of the old CAs, such as %s", len(bad), bad[0]), To: "none is: waited for"}}, nil
+			return []plan.Change{{Object: "certificates in files and as they are served", From: fmt.Sprintf("%d not seen to be of the new CAs, such as %s", len(bad), bad[0]), To: "none is: waited for"}}, nil
 		},
 		ApplyFn: func(ctx context.Context, h host.Host) error {
 			wait, cancel := context.WithTimeout(ctx, proofTime)
@@ -41,7 +41,7 @@ func Proof(o RotateOptions) plan.Step {
 			err := kube.Poll(wait, 2*time.Second, func(ctx context.Context) error {
 				var err error
 				if left, err = o.ofOldCA(ctx, h); err == nil && len(left) > 0 {
-					err = fmt.Errorf("still of the old CA: %v", left)
+					err = fmt.Errorf("not seen to be of the new CA: %v", left)
 				}
 				return err
 			})
@@ -59,9 +59,13 @@ type shown struct {
 	by   pki.Rotation
 	read func(context.Context, host.Reader) (*x509.Certificate, error) // nil where there is none
 	own  bool                                                          // it may be one that the component made for itself
+	// served says that it is asked for over the network. What is lost with the
+	// connection to the host is an error of what stands in files too.
+	served bool
 }
 
-// ofOldCA names the certificates of a node that the new CAs have not signed.
+// ofOldCA names the certificates of a node that the new CAs have not signed, and those
+// that nobody shows yet.
 func (o RotateOptions) ofOldCA(ctx context.Context, r host.Reader) ([]string, error) {
 	want := o.shown()
 	bad, errs := make([]string, len(want)), make([]error, len(want))
@@ -70,6 +74,8 @@ func (o RotateOptions) ofOldCA(ctx context.Context, r host.Reader) ([]string, er
 		wg.Go(func() {
 			c, err := w.read(ctx, r)
 			switch {
+			case err != nil && w.served && ctx.Err() == nil:
+				bad[i] = fmt.Sprintf("%s (%v)", w.name, err) // what was just started listens to nobody yet
 			case err != nil:
 				errs[i] = fmt.Errorf("%s on %s: %w", w.name, r.Name(), err)
 			case c == nil || w.by.Signed(c), w.own && c.CheckSignatureFrom(w.by.Old) != nil:
@@ -89,18 +95,18 @@ func (o RotateOptions) shown() []shown {
 		if !ok || !o.Node.ControlPlane {
 			continue
 		}
-		out = append(out, shown{"certificate " + m.Name, x, func(ctx context.Context, r host.Reader) (*x509.Certificate, error) { return readCert(ctx, r, m) }, false})
+		out = append(out, shown{"certificate " + m.Name, x, func(ctx context.Context, r host.Reader) (*x509.Certificate, error) { return readCert(ctx, r, m) }, false, false})
 		if at := m.Address(o.Node); at != "" {
-			out = append(out, shown{m.Name + " as it is served at " + at, x, served(at), false})
+			out = append(out, shown{m.Name + " as it is served at " + at, x, served(at), false, true})
 		}
 	}
 	x, ok := o.main()
 	if !ok {
 		return out
 	}
-	out = append(out, shown{"client certificate of the kubelet", x, kubeletClient, false}, shown{"what the kubelet serves", x, served("127.0.0.1:10250"), true})
+	out = append(out, shown{"client certificate of the kubelet", x, kubeletClient, false, false}, shown{"what the kubelet serves", x, served("127.0.0.1:10250"), true, true})
 	if !o.Node.ControlPlane { // a balancer need not lead a control plane to itself
-		out = append(out, shown{"what is served at the endpoint", x, served(o.Inventory.Endpoint()), false})
+		out = append(out, shown{"what is served at the endpoint", x, served(o.Inventory.Endpoint()), false, true})
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ type turn struct {
 	o, ow     certs.RotateOptions
 	co        certs.ClusterOptions
 	old       map[string][2]string // the old CAs, by name
+	starting  atomic.Bool          // the kubelet listens to nobody yet
 }
 
 // clusterCAs are those of a cluster, with which certificates and keys are signed.
@@ -170,6 +172,8 @@ func (w *turn) dial(t *testing.T) func(context.Context, string, string) (net.Con
 			return nil, hosttest.ErrCut
 		case strings.HasSuffix(address, ":6443"):
 			return w.c.Dial(ctx, network, address)
+		case strings.HasSuffix(address, ":10250") && w.starting.Load():
+			return nil, errors.New("ssh: rejected: connect failed (Connection refused)")
 		case strings.HasSuffix(address, ":10250"):
 			w.p.Serve("10250", pair)
 		}
@@ -351,7 +355,14 @@ func TestRotation_fromEndToEnd(t *testing.T) {
 	if err := certs.Proof(w.o).Apply(short(t), w.m); fault.CodeOf(err) != fault.Unhealthy || !strings.Contains(err.Error(), "apiserver as it is served at 127.0.0.1:6443") || !strings.Contains(err.Error(), "client certificate of the kubelet") {
 		t.Errorf("proof of what is not served yet: %v", err)
 	}
-	w.do(t, w.signRound(), certs.Kubelet(w.kubelet(t, w.m)), certs.Proof(w.o))
+	w.do(t, w.signRound(), certs.Kubelet(w.kubelet(t, w.m)))
+	// A kubelet that has just been started anew listens to nobody yet: that is waited for.
+	w.starting.Store(true)
+	if c, err := certs.Proof(w.o).Check(t.Context(), w.m); err != nil || len(c) != 1 || !strings.Contains(c[0].From, "what the kubelet serves") {
+		t.Errorf("with a kubelet that listens to nobody: %v, %v", c, err)
+	}
+	w.starting.Store(false)
+	w.do(t, certs.Proof(w.o))
 	w.trusts(t, pki.Signing)
 	w.do(t, certs.Remove(w.o), w.removeRound())
 	w.settled(t, certs.Trust(w.o), w.trustRound(), certs.Sign(w.o), w.signRound(), certs.Proof(w.o), certs.NewCA(w.o))
