@@ -264,6 +264,7 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 		Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock, Line: s.hosts.Line,
 		EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }),
 	}
+	c.Registries = sync.OnceValues(func() (*Registries, error) { return s.registries(ctx, secret, s.LogPath != "") })
 	c.wholeBundle = fmt.Sprintf("push the whole bundle instead: kocli bundle push NEW.tar -f %s; or make it here first: kocli bundle apply --base OLD.tar %s --to NEW.tar", s.o.SpecFile, s.o.Bundle)
 	if s.bundle != nil && len(s.inv.Nodes) < contentFrom {
 		var names []string
