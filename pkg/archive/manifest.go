@@ -46,6 +46,7 @@ const (
 	RoleAll          Role = "all"
 	RoleControlPlane Role = "control-plane"
 	RoleWorker       Role = "worker"
+	RoleRegistry     Role = "registry" // hosts of the built-in registry, whatever else they are
 )
 
 // Manifest is the bundle manifest: everything that a bundle holds.
@@ -231,7 +232,7 @@ func (m *Manifest) validate() error {
 }
 
 func (it *Item) validate() error {
-	if it.Role != RoleAll && it.Role != RoleControlPlane && it.Role != RoleWorker {
+	if it.Role != RoleAll && it.Role != RoleControlPlane && it.Role != RoleWorker && it.Role != RoleRegistry {
 		return fmt.Errorf("role %q is not known", it.Role)
 	}
 	for mode, r := range it.Endpoint {

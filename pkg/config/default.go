@@ -19,6 +19,10 @@ const (
 	defaultMaxUnavailable   = "1"
 	defaultDrainTimeout     = "10m"
 	defaultHookTimeout      = "5m"
+	defaultRegistryName     = "registry.kocli.internal"
+	defaultRegistryPort     = 5000
+	defaultRegistryDir      = "/var/lib/kocli-registry"
+	defaultRegistryUser     = "kocli"
 )
 
 // Default fills in what the user left out. What a host leaves out of its ssh
@@ -61,6 +65,12 @@ func Default(c *v1alpha1.Cluster) {
 			def(&list[i].On, v1alpha1.HookOnOperator)
 			def(&list[i].Timeout, defaultHookTimeout)
 		}
+	}
+	if b := s.Registry.Builtin; b != nil {
+		def(&b.Name, defaultRegistryName)
+		def(&b.Port, defaultRegistryPort)
+		def(&b.DataDir, defaultRegistryDir)
+		def(&b.Username, defaultRegistryUser)
 	}
 	yes(&s.OS.ManageHosts)
 	yes(&s.OS.ManageSwap)

@@ -149,6 +149,16 @@ func CheckFiles(c *v1alpha1.Cluster) field.ErrorList {
 		check(x.CertFile, p.Child("certFile"))
 		check(x.KeyFile, p.Child("keyFile"))
 	}
+	registry := field.NewPath("spec", "registry")
+	if b := c.Spec.Registry.Builtin; b != nil {
+		p := registry.Child("builtin")
+		check(b.CertFile, p.Child("certFile"))
+		check(b.KeyFile, p.Child("keyFile"))
+		check(b.CAFile, p.Child("caFile"))
+	}
+	for i, x := range c.Spec.Registry.External {
+		check(x.CAFile, registry.Child("external").Index(i).Child("caFile"))
+	}
 	for _, reg := range sortedKeys(c.Spec.Runtime.Containerd.Mirrors) {
 		check(c.Spec.Runtime.Containerd.Mirrors[reg].CAFile,
 			field.NewPath("spec", "runtime", "containerd", "mirrors").Key(reg).Child("caFile"))

@@ -2,6 +2,8 @@ package converge
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +19,15 @@ import (
 // the service was configured with. A running process that carries another value
 // was started before a change: no clock has to be trusted.
 const FingerprintVariable = "KOCLI_FINGERPRINT"
+
+// Fingerprint is a digest over the paths and contents of files.
+func Fingerprint(files []host.File) string {
+	h := sha256.New()
+	for _, f := range files {
+		fmt.Fprintf(h, "%s %s\n", f.Path, f.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
 
 // Service is a step that has a systemd service enabled and, unless OnlyEnable,
 // running with the wanted fingerprint.

@@ -45,6 +45,9 @@ func (inv *Inventory) Ports(n Node) []Port {
 		e := inv.Spec.ControlPlane.Endpoint
 		out = append(out, Port{e.Port, "haproxy", e.Mode == v1alpha1.EndpointVIP, false}, Port{inv.HealthPort(), "haproxy", false, false})
 	}
+	if inv.RegistryOn(n) {
+		out = append(out, Port{inv.Spec.Registry.Builtin.Port, "registry", true, false})
+	}
 	return out
 }
 

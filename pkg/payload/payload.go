@@ -25,6 +25,7 @@ type Target struct {
 	CNI          string
 	Endpoint     string // mode of the control plane endpoint: "vip"
 	ExternalEtcd bool   // its image is not needed
+	Registry     bool   // it runs the built-in registry
 	Distribution string // "debian", for packages
 	Release      string // "12"
 }
@@ -50,6 +51,11 @@ func (p Payload) filter() archive.Filter {
 // Items returns all that the node needs.
 func (p Payload) Items() []archive.Item {
 	all := p.bundle.Items(p.filter())
+	if p.target.Registry {
+		f := p.filter()
+		f.Role = archive.RoleRegistry
+		all = slices.Concat(all, slices.DeleteFunc(slices.Clone(p.bundle.Items(f)), func(it archive.Item) bool { return it.Role != archive.RoleRegistry }))
+	}
 	if p.target.ExternalEtcd {
 		all = slices.DeleteFunc(all, func(it archive.Item) bool { return it.Kind == archive.KindImage && isEtcd(it.Name) })
 	}

@@ -27,11 +27,10 @@ import (
 	"github.com/kocli/kocli/pkg/steps/controlplane"
 	"github.com/kocli/kocli/pkg/steps/endpoint"
 	"github.com/kocli/kocli/pkg/steps/images"
-	"github.com/kocli/kocli/pkg/steps/kubernetes"
 	"github.com/kocli/kocli/pkg/steps/loadbalancer"
 	"github.com/kocli/kocli/pkg/steps/network"
 	"github.com/kocli/kocli/pkg/steps/osprep"
-	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
+	"github.com/kocli/kocli/pkg/steps/registry"
 	"github.com/kocli/kocli/pkg/steps/settings"
 	"github.com/kocli/kocli/pkg/steps/worker"
 )
@@ -58,6 +57,8 @@ type Cluster struct {
 	// EtcdCredentials are those for an etcd outside the cluster. They are asked for
 	// only where there is one.
 	EtcdCredentials func() (etcd.Credentials, error)
+	// Registries makes what nodes need of the cluster's registries, once.
+	Registries func() (*Registries, error)
 	// pushed is told what the content phase cost.
 	pushed func(fanout.Report)
 	// made is told what hosts made in it, where the bundle is a delta.
@@ -158,12 +159,9 @@ func (c *Cluster) installPhases() []plan.Phase {
 			return []plan.Step{osprep.Kocli(file)}, err
 		})},
 		{Name: "os", Follows: []string{"agent"}, Nodes: all, Steps: node(c.osSteps)},
-		{Name: "runtime", Follows: []string{"agent"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return ctrd.Steps(ctrd.Options{Spec: inv.Spec.Runtime.Containerd, Payload: c.Payload(n)})
-		})},
-		{Name: "kubernetes", Follows: []string{"agent"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return kubernetes.Steps(c.Payload(n))
-		})},
+		{Name: "runtime", Follows: []string{"agent"}, Nodes: all, Steps: node(c.runtimeSteps)},
+		{Name: "kubernetes", Follows: []string{"agent"}, Nodes: all, Steps: node(c.kubernetesSteps)},
+		{Name: "registry", Follows: []string{"os"}, Nodes: c.registryHosts(), Steps: node(c.registrySteps)},
 		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{images.Import(c.Payload(n), kocliPath())}, nil
 		})},
@@ -213,7 +211,11 @@ func (c *Cluster) installPhases() []plan.Phase {
 		})},
 		// Of an endpoint that is not there any more, once nobody uses it.
 		{Name: "leftovers", Needs: []string{"nodes", "kubelets"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
-			return loadbalancer.Leftovers(c.loadBalancer(n)), nil
+			out := loadbalancer.Leftovers(c.loadBalancer(n))
+			if !inv.RegistryOn(n) {
+				out = append(out, registry.Off())
+			}
+			return out, nil
 		})},
 		c.soleHolderPhase("control-planes", "control-plane", "loadbalancer"),
 		{Name: "verify", Needs: []string{"nodes", "network"}, Nodes: seed, Steps: node(func(n inventory.Node) ([]plan.Step, error) {

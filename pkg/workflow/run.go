@@ -166,7 +166,7 @@ func (s *Session) closed(c *Cluster) error {
 	in := closure.Input{Inventory: s.inv, Bundle: s.bundle, Catalogue: cat, Kocli: c.Kocli.Arch}
 	for _, n := range s.inv.Nodes {
 		f := c.Facts[n.Name]
-		in.Hosts = append(in.Hosts, closure.Host{Arch: f.Arch, ControlPlane: n.ControlPlane, Distribution: f.OS.ID, Release: f.OS.Version})
+		in.Hosts = append(in.Hosts, closure.Host{Arch: f.Arch, ControlPlane: n.ControlPlane, Registry: s.inv.RegistryOn(n), Distribution: f.OS.ID, Release: f.OS.Version})
 	}
 	r, err := closure.Check(in)
 	if err != nil {

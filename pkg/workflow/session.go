@@ -255,15 +255,12 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 	if err != nil {
 		return nil, err
 	}
-	secret := func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error) {
-		v, err := s.o.Secrets.Resolve(ctx, ref, what)
-		return v.Reveal(), err
-	}
 	c := &Cluster{
-		Inventory: s.inv, Seed: seed, Secret: secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) },
+		Inventory: s.inv, Seed: seed, Secret: s.secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) },
 		Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock, Line: s.hosts.Line,
 		EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }),
 	}
+	c.Registries = sync.OnceValues(func() (*Registries, error) { return s.registries(ctx, s.secret, s.LogPath != "") })
 	c.wholeBundle = fmt.Sprintf("push the whole bundle instead: kocli bundle push NEW.tar -f %s; or make it here first: kocli bundle apply --base OLD.tar %s --to NEW.tar", s.o.SpecFile, s.o.Bundle)
 	if s.bundle != nil && len(s.inv.Nodes) < contentFrom {
 		var names []string
@@ -273,6 +270,12 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 		c.Far = far(ctx, names, s.hosts.Line)
 	}
 	return c, nil
+}
+
+// secret resolves a reference of the cluster YAML.
+func (s *Session) secret(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error) {
+	v, err := s.o.Secrets.Resolve(ctx, ref, what)
+	return v.Reveal(), err
 }
 
 func digestFile(path string) (string, int64, error) {

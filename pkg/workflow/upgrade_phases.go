@@ -15,7 +15,6 @@ import (
 	"github.com/kocli/kocli/pkg/steps/kubernetes"
 	"github.com/kocli/kocli/pkg/steps/network"
 	"github.com/kocli/kocli/pkg/steps/osprep"
-	ctrd "github.com/kocli/kocli/pkg/steps/runtime"
 	"github.com/kocli/kocli/pkg/steps/upgrade"
 )
 
@@ -157,7 +156,7 @@ func (c *Cluster) kubeletSteps(n inventory.Node, o HopOptions) ([]plan.Step, err
 
 // nodePrograms are the steps that install programs on a node.
 func (c *Cluster) nodePrograms(n inventory.Node) ([]plan.Step, error) {
-	runtime, err := ctrd.Steps(ctrd.Options{Spec: c.Inventory.Spec.Runtime.Containerd, Payload: c.Payload(n)})
+	runtime, err := c.runtimeSteps(n)
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func command(t *testing.T, user string, args ...string) *exec.Cmd {
 	switch args[0] {
 	case "bundle": // bundle push BUNDLE
 		args, verb = append([]string{args[0], args[1], env(t, "KOCLI_E2E_BUNDLE")}, args[2:]...), 3
-	case "node", "certs", "backup":
+	case "node", "certs", "backup", "registry":
 		verb = 2
 	}
 	all := append(slices.Clone(args[:verb]), "--home", home(t, user), "-f", yaml(t, user))

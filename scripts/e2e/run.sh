@@ -8,7 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 
 # Which journeys a suite has: the tests whose names match.
-declare -A journeys=([core]='^Test[012]' [upgrade]='^Test3' [backup]='^Test4' [certs]='^Test5')
+declare -A journeys=([core]='^Test[012]' [upgrade]='^Test3' [backup]='^Test4' [certs]='^Test5' [registry]='^Test7')
 suites=() regex=
 while [ $# -gt 0 ]; do
 	case $1 in

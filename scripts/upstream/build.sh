@@ -98,6 +98,11 @@ fill_flannel_cni_plugin() {
 		"-X $m/pkg/utils/buildversion.BuildVersion=$2" $m/plugins/meta/flannel
 }
 
+fill_registry() {
+	local m=github.com/distribution/distribution/v3
+	go_build "$(module_at registry "$2" $m)" "$1" "-X $m/version.version=$2" $m/cmd/registry
+}
+
 fill_mirror() { go_build "$upstream_dir/mirror" "$1" '' .; }
 
 # fill_debs DIR SUITE PACKAGE...: part of the Debian archive that this machine's
@@ -212,7 +217,8 @@ spec_kubernetes() {
 spec_common() {
 	local cd=$cache/upstream/containerd/$CONTAINERD_VERSION runc=$cache/upstream/runc/$RUNC_VERSION
 	local fl=$cache/upstream/flannel/$FLANNEL_VERSION fc=$cache/upstream/flannel-cni-plugin/$FLANNEL_CNI_PLUGIN_MODULE
-	local cni=$cache/upstream/cni-plugins/$CNI_PLUGINS_VERSION gh=github.com p plugins=''
+	local cni=$cache/upstream/cni-plugins/$CNI_PLUGINS_VERSION gh=github.com p plugins='' reg=$cache/upstream/registry/$REGISTRY_VERSION/registry
+	local regt=registry_${REGISTRY_VERSION#v}_linux_amd64.tar.gz regd=github.com/distribution/distribution/releases/download/$REGISTRY_VERSION
 	local cdt=containerd-${CONTAINERD_VERSION#v}-linux-amd64.tar.gz cnit=cni-plugins-linux-amd64-$CNI_PLUGINS_VERSION.tgz
 	for p in "$cni"/*; do plugins+="${plugins:+, }\"./${p##*/}\": \"$p\""; done
 	cat <<-EOF
@@ -235,7 +241,9 @@ spec_common() {
 		{"path": "$gh/opencontainers/runc/releases/download/$RUNC_VERSION/runc.amd64", "origin": ["github.com/opencontainers/runc@$RUNC_VERSION"], "source": "$runc/runc",
 		 "checksum": {"path": "$gh/opencontainers/runc/releases/download/$RUNC_VERSION/runc.sha256sum"}},
 		{"path": "$gh/containernetworking/plugins/releases/download/$CNI_PLUGINS_VERSION/$cnit", "origin": ["github.com/containernetworking/plugins@$CNI_PLUGINS_VERSION"],
-		 "tar": {$plugins}, "checksum": {"path": "$gh/containernetworking/plugins/releases/download/$CNI_PLUGINS_VERSION/$cnit.sha256"}}
+		 "tar": {$plugins}, "checksum": {"path": "$gh/containernetworking/plugins/releases/download/$CNI_PLUGINS_VERSION/$cnit.sha256"}},
+		{"path": "$regd/$regt", "origin": ["github.com/distribution/distribution/v3@$REGISTRY_VERSION"],
+		 "tar": {"registry": "$reg"}, "checksum": {"path": "$regd/$regt.sha256"}}
 		], "trees": [
 		{"path": "ftp.debian.org/debian", "source": "$debs", "origin": ["Debian $DEBIAN_SUITE main, as signed by Debian"]}
 		]}
@@ -247,6 +255,7 @@ build_common() {
 	once containerd "$CONTAINERD_VERSION" "$upstream_dir/containerd/go.mod" -- fill_containerd "$CONTAINERD_VERSION"
 	once runc "$RUNC_VERSION" "$upstream_dir/runc/go.mod" -- fill_runc "$RUNC_VERSION"
 	once cni-plugins "$CNI_PLUGINS_VERSION" "$upstream_dir/cni-plugins/go.mod" -- fill_cni_plugins "$CNI_PLUGINS_VERSION"
+	once registry "$REGISTRY_VERSION" "$upstream_dir/registry/go.mod" -- fill_registry "$REGISTRY_VERSION"
 	once pause "$PAUSE_VERSION" "$upstream_dir/pause/pause.c" -- fill_pause "$PAUSE_VERSION"
 	once flannel "$FLANNEL_VERSION" "$upstream_dir/flannel/go.mod" -- fill_flannel "$FLANNEL_VERSION"
 	once flannel-cni-plugin "$FLANNEL_CNI_PLUGIN_MODULE" "$upstream_dir/flannel-cni-plugin/go.mod" -- \

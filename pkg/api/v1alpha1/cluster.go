@@ -48,11 +48,11 @@ type ClusterSpec struct {
 	OS OS `json:"os,omitempty,omitzero"`
 	// Where and how the cluster is backed up.
 	Backup Backup `json:"backup,omitempty,omitzero"`
+	// Registries that pods pull from.
+	Registry Registry `json:"registry,omitempty,omitzero"`
 
 	// Reserved for persistent storage. Not supported by this version yet.
 	Storage Object `json:"storage,omitempty"`
-	// Reserved for a registry in the cluster (Harbor). Not supported by this version yet.
-	Registry Object `json:"registry,omitempty"`
 	// Reserved for cluster services such as ingress and monitoring. Not supported by this version yet.
 	Addons Object `json:"addons,omitempty"`
 	// Reserved for creating the machines first (vSphere, OpenStack, FusionCompute). Not supported by this version yet.

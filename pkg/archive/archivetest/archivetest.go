@@ -147,6 +147,7 @@ func Release(version string) (*archive.Manifest, Content) {
 		{archive.KindBinary, "host-local", "cni-plugins", "1.9.1", "host-local", archive.RoleAll},
 		{archive.KindBinary, "loopback", "cni-plugins", "1.9.1", "loopback", archive.RoleAll},
 		{archive.KindBinary, "portmap", "cni-plugins", "1.9.1", "portmap", archive.RoleAll},
+		{archive.KindBinary, "registry", "registry", "3.1.2", "registry", archive.RoleRegistry},
 		{archive.KindKocli, "kocli", "kocli", "v0.0.0-test", "kocli", archive.RoleAll},
 	} {
 		content := x.file

@@ -65,11 +65,16 @@ const (
 )
 
 // Hosts keeps a block in /etc/hosts that names the node itself and the control
-// planes. Others are not in it: a worker that joins must not change every host.
+// planes, and the built-in registry. Others are not in it: a worker that joins must not change every host.
 func Hosts(inv *inventory.Inventory, self inventory.Node) plan.Step {
 	named := inv.ControlPlanes()
 	if !self.ControlPlane {
 		named = append(named, self)
+	}
+	if b := inv.Spec.Registry.Builtin; b != nil {
+		for _, n := range inv.RegistryHosts() {
+			named = append(named, inventory.Node{IP: n.IP, Name: b.Name})
+		}
 	}
 	return converge.Files{
 		Name: "osprep/hosts",

@@ -16,29 +16,43 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
-// registryFiles returns a hosts.toml for every mirrored registry, and the
+// Registry is one that pods may pull from.
+type Registry struct {
+	Name      string // as images carry it: HOST[:PORT]
+	Endpoints []string
+	CA        []byte // in PEM; none means those of the host
+}
+
+// registryFiles returns a hosts.toml for every registry, mirrored or not, and the
 // default for all others: no registry is ever asked over the internet.
-func registryFiles(mirrors map[string]v1alpha1.Mirror) ([]host.File, error) {
+func registryFiles(mirrors map[string]v1alpha1.Mirror, registries []Registry) ([]host.File, error) {
 	var out []host.File
-	add := func(registry string, m v1alpha1.Mirror, ca string) error {
-		data, err := hostsFile(m.Endpoints, ca)
-		out = append(out, host.Bytes(path.Join(certsDir, registry, "hosts.toml"), 0o644, data))
+	add := func(r Registry) error {
+		ca := ""
+		if len(r.CA) > 0 {
+			ca = path.Join(certsDir, r.Name, "ca.crt")
+			out = append(out, host.Bytes(ca, 0o644, r.CA))
+		}
+		data, err := hostsFile(r.Endpoints, ca)
+		out = append(out, host.Bytes(path.Join(certsDir, r.Name, "hosts.toml"), 0o644, data))
 		return err
 	}
-	if err := add("_default", v1alpha1.Mirror{}, ""); err != nil {
+	if err := add(Registry{Name: "_default"}); err != nil {
 		return nil, err
 	}
 	for _, n := range slices.Sorted(maps.Keys(mirrors)) {
-		m, ca := mirrors[n], ""
-		if m.CAFile != "" {
-			pem, err := os.ReadFile(m.CAFile)
+		r := Registry{Name: n, Endpoints: mirrors[n].Endpoints}
+		if f := mirrors[n].CAFile; f != "" {
+			pem, err := os.ReadFile(f)
 			if err != nil {
 				return nil, fmt.Errorf("spec.runtime.containerd.mirrors[%s].caFile: %w", n, err)
 			}
-			ca = path.Join(certsDir, n, "ca.crt")
-			out = append(out, host.Bytes(ca, 0o644, pem))
+			r.CA = pem
 		}
-		if err := add(n, m, ca); err != nil {
+		registries = append(registries, r)
+	}
+	for _, r := range registries {
+		if err := add(r); err != nil {
 			return nil, err
 		}
 	}

@@ -4,8 +4,6 @@ package runtime
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -45,8 +43,9 @@ const (
 
 // Options say how the runtime is set up on one node.
 type Options struct {
-	Spec    v1alpha1.Containerd
-	Payload payload.Payload
+	Spec       v1alpha1.Containerd
+	Payload    payload.Payload
+	Registries []Registry // beside the mirrors of Spec
 }
 
 // Steps returns the steps of the runtime phase: binaries, configuration, service.
@@ -59,7 +58,8 @@ func Steps(o Options) ([]plan.Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	fingerprint := Fingerprint(slices.Concat(binaries[:1], config))
+	// What containerd reads when it starts. It reads what is said of registries for every pull.
+	fingerprint := converge.Fingerprint(slices.Concat(binaries[:1], config[:1]))
 	unit, err := render.File(templates.Node, "node/containerd.service", map[string]string{
 		"Binary": path.Join(binDir, "containerd"), "Fingerprint": converge.FingerprintVariable + "=" + fingerprint,
 	})
@@ -94,15 +94,6 @@ func fixed(files []host.File) func(context.Context, host.Reader) ([]host.File, e
 	return func(context.Context, host.Reader) ([]host.File, error) { return files, nil }
 }
 
-// Fingerprint is a digest over the paths and contents of files.
-func Fingerprint(files []host.File) string {
-	h := sha256.New()
-	for _, f := range files {
-		fmt.Fprintf(h, "%s %s\n", f.Path, f.SHA256)
-	}
-	return hex.EncodeToString(h.Sum(nil))[:16]
-}
-
 // configFiles returns containerd's configuration and those of the registries.
 func configFiles(o Options) ([]host.File, error) {
 	pause, err := o.Payload.Image("pause")
@@ -120,7 +111,7 @@ func configFiles(o Options) ([]host.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := registryFiles(o.Spec.Mirrors)
+	hosts, err := registryFiles(o.Spec.Mirrors, o.Registries)
 	if err != nil {
 		return nil, err
 	}

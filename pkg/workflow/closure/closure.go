@@ -39,6 +39,7 @@ type Input struct {
 type Host struct {
 	Arch                  string
 	ControlPlane          bool
+	Registry              bool // the built-in registry runs on it
 	Distribution, Release string
 }
 
@@ -86,9 +87,13 @@ func Any(inv *inventory.Inventory, b *archive.Bundle) []Host {
 	var out []Host
 	for _, arch := range m.Architectures {
 		for _, d := range systems {
-			out = append(out, Host{Arch: arch, ControlPlane: true, Distribution: d.ID, Release: d.Version})
-			if len(inv.Workers()) > 0 {
-				out = append(out, Host{Arch: arch, Distribution: d.ID, Release: d.Version})
+			kinds := map[Host]bool{} // in the order of the YAML, each once
+			for _, n := range inv.Nodes {
+				h := Host{Arch: arch, ControlPlane: n.ControlPlane, Registry: inv.RegistryOn(n), Distribution: d.ID, Release: d.Version}
+				if !kinds[h] {
+					out = append(out, h)
+				}
+				kinds[h] = true
 			}
 		}
 	}
@@ -138,7 +143,7 @@ func Check(in Input) (Report, error) {
 // payload is the bundle as a host sees it.
 func (in Input) payload(h Host) payload.Payload {
 	return payload.For(in.Bundle, payload.Target{
-		Kubernetes: in.Inventory.Version(), Arch: h.Arch, ControlPlane: h.ControlPlane, CNI: string(in.Inventory.Spec.Network.CNI.Name),
+		Kubernetes: in.Inventory.Version(), Arch: h.Arch, ControlPlane: h.ControlPlane, Registry: h.Registry, CNI: string(in.Inventory.Spec.Network.CNI.Name),
 		Endpoint:     string(in.Inventory.Spec.ControlPlane.Endpoint.Mode),
 		ExternalEtcd: in.Inventory.ExternalEtcd() != nil, Distribution: h.Distribution, Release: h.Release,
 	})

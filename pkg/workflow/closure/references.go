@@ -116,6 +116,9 @@ func (in Input) programs(h Host) []reference {
 	if in.Inventory.Spec.Network.CNI.Name == v1alpha1.CNIFlannel {
 		ask("flannel's CNI configuration", "", "bridge", "host-local", "portmap")
 	}
+	if h.Registry {
+		ask("the built-in registry", "", "registry")
+	}
 	if h.Arch != in.Kocli {
 		out = append(out, reference{archive.KindKocli, "kocli", "", "every host, for what kocli does there"})
 	}
