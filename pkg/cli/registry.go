@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"path"
 	"strings"
 
@@ -68,8 +67,7 @@ func (a *app) writeLogin(l workflow.RegistryLogin) {
 		name, _, _ := strings.Cut(l.Name, ":")
 		printf(a.Out, "  The name, in /etc/hosts or DNS:\n")
 		for _, at := range l.Addresses {
-			host, _, _ := net.SplitHostPort(at)
-			printf(a.Out, "    %s %s\n", host, name)
+			printf(a.Out, "    %s %s\n", strings.Trim(at[:strings.LastIndexByte(at, ':')], "[]"), name)
 		}
 	}
 	if l.CAFile != "" {

@@ -50,7 +50,7 @@ func TestSign_isAcceptedForItsNamesAlone(t *testing.T) {
 			if err != nil {
 				return
 			}
-			go func() { _ = c.(*tls.Conn).Handshake(); _ = c.Close() }() //nolint:errcheck // of tls.Listen
+			go func() { _ = c.(*tls.Conn).Handshake(); _ = c.Close() }()
 		}
 	}()
 	roots := x509.NewCertPool()

@@ -45,7 +45,7 @@ func Test70_aRegistryOnAHost(t *testing.T) {
 		"no dot":        "{builtin: {hosts: [host2], name: registry}}",
 	} {
 		registryYAML(t, spec)
-		if r := want(t, 2, registryUser, "validate"); !strings.Contains(r.err, "spec.registry.builtin") {
+		if r := want(t, 2, registryUser, "validate"); !strings.Contains(r.out, "spec.registry.builtin") {
 			t.Errorf("%s:\n%s", what, r)
 		}
 	}
