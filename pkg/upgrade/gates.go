@@ -24,7 +24,9 @@ type State struct {
 	Deprecated   []Request
 	Written      []Written
 	Held         []Held
-	Bare         []string // pods that nobody makes again: "default/debug on w-1"
+	// Moved says that an earlier hop of the same run has just moved pods.
+	Moved bool
+	Bare  []string // pods that nobody makes again: "default/debug on w-1"
 	// Forced says that pods which a disruption budget holds are deleted in the end.
 	Forced   bool
 	Removals Removals
@@ -274,7 +276,7 @@ func disruptionBudgets(s State) []preflight.Finding {
 	var out []preflight.Finding
 	for _, h := range s.Held {
 		f := refuse(h.Node, "let it allow a disruption (more replicas, or another budget: kubectl get pdb -A), or give a time after which its pods are deleted: --force-after DURATION", "%s", h.Reason)
-		if s.Forced || s.Hop.Begun { // pods may just have moved
+		if s.Forced || s.Hop.Begun || s.Moved { // pods may not be ready yet where they went; the drain waits for them
 			f.Level = preflight.Warning
 		}
 		out = append(out, f)

@@ -94,6 +94,7 @@ func TestGates(t *testing.T) {
 		"a budget that allows nothing": {"", func(s *upgrade.State) {
 			s.Held = []upgrade.Held{{"w-1", "pod d/web is held by PodDisruptionBudget web"}}
 		}, "disruption-budgets", preflight.Error, "pod d/web is held"},
+		"a budget, after another hop":                {"", func(s *upgrade.State) { s.Held, s.Moved = []upgrade.Held{{"w-1", "pod x"}}, true }, "disruption-budgets", preflight.Warning, "pod x"},
 		"a budget, and force":                        {"", func(s *upgrade.State) { s.Held, s.Forced = []upgrade.Held{{"w-1", "pod x"}}, true }, "disruption-budgets", preflight.Warning, "pod x"},
 		"a gate of the kubelet that went":            {", overrides: {kubelet: {featureGates: {SidecarContainers: true}}}", nil, "feature-gates", preflight.Error, "SidecarContainers, which Kubernetes 1.37"},
 		"a gate of the API server that went before":  {`, apiServer: {extraArgs: {feature-gates: "A=true,TopologyAwareHints=false"}}`, nil, "feature-gates", preflight.Error, "spec.kubernetes.apiServer.extraArgs names the feature gate TopologyAwareHints"},

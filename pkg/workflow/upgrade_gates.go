@@ -27,7 +27,7 @@ func UpgradeChecks() []string { return slices.Concat(upgrade.Names(), preflight.
 
 // gates judge whether the cluster may enter a hop.
 func (u *upgrading) gates(ctx context.Context, c *Cluster, hop upgrade.Hop) ([]preflight.Finding, error) {
-	s := upgrade.State{Hop: hop, Inventory: u.inv, Forced: u.o.ForceAfter > 0, Now: u.Session.o.Clock.Now()}
+	s := upgrade.State{Hop: hop, Inventory: u.inv, Forced: u.o.ForceAfter > 0, Moved: u.moved, Now: u.Session.o.Clock.Now()}
 	var err error
 	if s.Removals, err = upgrade.Table(); err != nil {
 		return nil, err
