@@ -22,8 +22,8 @@ say "memory for a bundle of 4 GiB"
 memory=$(ROUNDS=1 ONLY='^bundle.rss$' BENCH_JSON=$cache/bench-long.json "$repo/scripts/bench/run.sh" | awk '$2 == "bundle.rss" {print $3 * 1.048576}')
 [ -n "$memory" ] || { echo "the benchmark gave no figure"; exit 1; }
 
-say "journeys of upgrade and certificates"
-"$repo/scripts/e2e/run.sh" upgrade certs
+say "journeys of upgrade, over three minors too, and certificates"
+"$repo/scripts/e2e/run.sh" upgrade hops certs
 
 say "long tests"
 printf 'containerd %s and %s: %s\n' "$old" "$new" "$(tail -1 <<<"$tests")"

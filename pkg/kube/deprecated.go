@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -57,14 +58,20 @@ func (c *Client) DeprecatedRequests(ctx context.Context) ([]DeprecatedRequest, e
 const fewObjects = 5
 
 // WrittenThrough counts the objects of a resource whose fields somebody owns through a
-// version of its API, and names some. A resource that is not served has none.
+// version of its API, and names some. A resource that is not served at that version has
+// none. They are listed through another version where there is one: API servers count
+// who asks for one that goes, kocli too.
 func (c *Client) WrittenThrough(ctx context.Context, group, version, resource string) (some []string, count int, err error) {
-	list, err := c.dynamic.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource}).List(ctx, metav1.ListOptions{})
+	through, err := c.besides(schema.GroupVersionResource{Group: group, Version: version, Resource: resource})
+	if err != nil || through.Empty() {
+		return nil, 0, err
+	}
+	list, err := c.dynamic.Resource(through).List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("list %s.%s/%s: %w", resource, group, version, err)
+		return nil, 0, fmt.Errorf("list %s.%s/%s: %w", resource, group, through.Version, err)
 	}
 	for i := range list.Items {
 		o := &list.Items[i]
@@ -76,4 +83,25 @@ func (c *Client) WrittenThrough(ctx context.Context, group, version, resource st
 		}
 	}
 	return some, count, nil
+}
+
+// besides is a version through which a resource is served beside the one that is named;
+// that one itself where it is the only one, and nothing where it is not served.
+func (c *Client) besides(named schema.GroupVersionResource) (schema.GroupVersionResource, error) {
+	all, err := c.mapper.ResourcesFor(schema.GroupVersionResource{Group: named.Group, Resource: named.Resource})
+	if meta.IsNoMatchError(err) {
+		return schema.GroupVersionResource{}, nil
+	}
+	if err != nil {
+		return schema.GroupVersionResource{}, fmt.Errorf("ask which APIs are served: %w", err)
+	}
+	if !slices.Contains(all, named) {
+		return schema.GroupVersionResource{}, nil
+	}
+	for _, r := range all {
+		if r.Group == named.Group && r.Resource == named.Resource && r != named {
+			return r, nil
+		}
+	}
+	return named, nil
 }

@@ -175,6 +175,57 @@ func TestWrittenThrough(t *testing.T) {
 	}
 }
 
+// API servers count who asks for a version that goes, and the next run would be refused for
+// what this one asked.
+func TestWrittenThrough_doesNotAskForWhatGoes(t *testing.T) {
+	c, client := upgrading(t)
+	c.Put("volumeattributesclasses", "", "fast", kubetest.Object{"metadata": kubetest.Object{"managedFields": []any{kubetest.Object{"manager": "x", "apiVersion": "storage.k8s.io/v1beta1"}}}})
+	c.Put("volumeattributesclasses", "", "slow", kubetest.Object{"metadata": kubetest.Object{"managedFields": []any{kubetest.Object{"manager": "x", "apiVersion": "storage.k8s.io/v1"}}}})
+	var asked []string
+	c.BeforeRead = func(path string) {
+		if strings.HasSuffix(path, "/volumeattributesclasses") {
+			asked = append(asked, path)
+		}
+	}
+	some, count, err := client.WrittenThrough(t.Context(), "storage.k8s.io", "v1beta1", "volumeattributesclasses")
+	if err != nil || count != 1 || some[0] != "fast" {
+		t.Errorf("%v, %d, %v", some, count, err)
+	}
+	if len(asked) != 1 || asked[0] != "/apis/storage.k8s.io/v1/volumeattributesclasses" {
+		t.Errorf("asked for %v", asked)
+	}
+}
+
+// What was kept can be put back, with what kubeadm says of it, and is left alone where
+// it is as it was.
+func TestConfigMap_isKeptAndPutBack(t *testing.T) {
+	c, client := upgrading(t)
+	if kept, err := client.KeepConfigMap(t.Context(), "kube-system", "none"); kept != nil || err != nil {
+		t.Errorf("%q, %v", kept, err)
+	}
+	put := func(text, hash string) {
+		c.Put("configmaps", "kube-system", "m", kubetest.Object{"metadata": kubetest.Object{"annotations": kubetest.Object{"hash": hash}}, "data": kubetest.Object{"a": text}})
+	}
+	put("old\n", "1")
+	kept, err := client.KeepConfigMap(t.Context(), "kube-system", "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(){"changed": func() { put("new\n", "2") }, "gone": func() { c.Drop("configmaps", "kube-system", "m") }, "the same": func() {}} {
+		change()
+		writes := 0
+		c.BeforeWrite = func() { writes++ }
+		err := client.PutBackConfigMap(t.Context(), kept)
+		m := c.Get("configmaps", "kube-system", "m")
+		if err != nil || m["data"].(kubetest.Object)["a"] != "old\n" || m["metadata"].(kubetest.Object)["annotations"].(kubetest.Object)["hash"] != "1" {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+		if (writes == 0) != (name == "the same") {
+			t.Errorf("%s: %d writes", name, writes)
+		}
+	}
+}
+
 // release is what Helm keeps, in the Secret's own encoding besides.
 func release(t *testing.T, manifest string) string {
 	t.Helper()

@@ -80,6 +80,8 @@ const (
 	KubeletDir        = "/var/lib/kubelet"
 	KubeletConfigPath = KubeletDir + "/config.yaml"
 	KubeletFlagsPath  = KubeletDir + "/kubeadm-flags.env"
+	// KubeletExtraPath is where operators give kubelets flags of their own.
+	KubeletExtraPath = "/etc/default/kubelet"
 	// TmpDir is where kubeadm leaves copies in an upgrade: of manifests, of the kubelet's
 	// configuration, and of all the data of etcd.
 	TmpDir = "/etc/kubernetes/tmp"

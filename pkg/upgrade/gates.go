@@ -2,12 +2,14 @@ package upgrade
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/preflight"
 )
@@ -22,12 +24,17 @@ type State struct {
 	Deprecated   []Request
 	Written      []Written
 	Held         []Held
-	Bare         []string // pods that nobody makes again: "default/debug on w-1"
+	// Moved says that an earlier hop of the same run has just moved pods.
+	Moved bool
+	Bare  []string // pods that nobody makes again: "default/debug on w-1"
 	// Forced says that pods which a disruption budget holds are deleted in the end.
 	Forced   bool
 	Removals Removals
-	Conflict error // of the versions in the bundle
-	Now      time.Time
+	// KubeletFlags are the flags that kubelets are started with, by node, without their
+	// dashes.
+	KubeletFlags map[string][]string
+	Conflict     error // of the versions in the bundle
+	Now          time.Time
 	// Plan is what kubeadm of the version says against the hop; empty where it says
 	// nothing, or was not asked yet.
 	Plan string
@@ -100,6 +107,7 @@ func Gates() []Gate {
 		{"disruption-budgets", "No disruption budget allows nothing: its pods would hold the drain.", disruptionBudgets},
 		{"bare-pods", "No pod stands alone: the drain deletes it, and nobody makes it again.", barePods},
 		{"feature-gates", "No component is told of a feature gate that the version does not know: it would not start.", featureGates},
+		{"removed-flags", "No component is told of a flag that the version does not know: it would not start.", removedFlags},
 		{"components-fit", "The versions in the bundle are not known to fail together.", componentsFit},
 		{PlanGate, "kubeadm of the version says nothing against it either (kubeadm upgrade plan).", kubeadmPlan},
 	}
@@ -268,7 +276,7 @@ func disruptionBudgets(s State) []preflight.Finding {
 	var out []preflight.Finding
 	for _, h := range s.Held {
 		f := refuse(h.Node, "let it allow a disruption (more replicas, or another budget: kubectl get pdb -A), or give a time after which its pods are deleted: --force-after DURATION", "%s", h.Reason)
-		if s.Forced || s.Hop.Begun { // pods may just have moved
+		if s.Forced || s.Hop.Begun || s.Moved { // pods may not be ready yet where they went; the drain waits for them
 			f.Level = preflight.Warning
 		}
 		out = append(out, f)
@@ -305,15 +313,54 @@ func featureGates(s State) []preflight.Finding {
 	for _, n := range s.Inventory.Nodes {
 		look("the kubelet of spec.hosts "+n.Name, keys(n.KubeletOverride["featureGates"]))
 	}
-	for where, args := range map[string]map[string]string{"apiServer": k.APIServer.ExtraArgs, "controllerManager": k.ControllerManager.ExtraArgs, "scheduler": k.Scheduler.ExtraArgs} {
+	for _, c := range told(k) {
 		var gates []string
-		for _, g := range strings.Split(args["feature-gates"], ",") {
+		for _, g := range strings.Split(c.args["feature-gates"], ",") {
 			name, _, _ := strings.Cut(strings.TrimSpace(g), "=")
 			gates = append(gates, name)
 		}
-		look("spec.kubernetes."+where+".extraArgs", gates)
+		look(c.where, gates)
 	}
 	slices.SortFunc(out, func(a, b preflight.Finding) int { return strings.Compare(a.Message, b.Message) })
+	return out
+}
+
+// component is a component of the control plane, and the flags that the YAML gives it.
+type component struct {
+	program, where string
+	args           map[string]string
+}
+
+func told(k v1alpha1.Kubernetes) []component {
+	const at = "spec.kubernetes."
+	return []component{
+		{"kube-apiserver", at + "apiServer.extraArgs", k.APIServer.ExtraArgs},
+		{"kube-controller-manager", at + "controllerManager.extraArgs", k.ControllerManager.ExtraArgs},
+		{"kube-scheduler", at + "scheduler.extraArgs", k.Scheduler.ExtraArgs},
+	}
+}
+
+// removedFlags looks at what the YAML tells the control plane, and at what kubelets are started
+// with.
+func removedFlags(s State) []preflight.Finding {
+	var out []preflight.Finding
+	if s.Inventory != nil {
+		for _, c := range told(s.Inventory.Spec.Kubernetes) {
+			for _, name := range slices.Sorted(maps.Keys(c.args)) {
+				if minor, gone := s.Removals.flagGone(c.program, name, s.Hop.To); gone {
+					out = append(out, refuse("", "take it out of "+c.where, "%s has --%s, which %s of Kubernetes %s does not know any more", c.where, name, c.program, minor))
+				}
+			}
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(s.KubeletFlags)) {
+		for _, name := range s.KubeletFlags[node] {
+			if minor, gone := s.Removals.flagGone("kubelet", name, s.Hop.To); gone {
+				out = append(out, refuse(node, "take it out of /var/lib/kubelet/kubeadm-flags.env or /etc/default/kubelet on "+node+", and out of the YAML where it stands there",
+					"its kubelet is started with --%s, which Kubernetes %s does not know any more", name, minor))
+			}
+		}
+	}
 	return out
 }
 

@@ -57,6 +57,9 @@ func TestGates(t *testing.T) {
 			s.Certificates = []upgrade.Certificate{{Node: "cp-1", Path: "/etc/kubernetes/pki/x.crt", CA: ca, Expires: now.Add(in)}}
 		}
 	}
+	kubelet := func(flags ...string) func(*upgrade.State) {
+		return func(s *upgrade.State) { s.KubeletFlags = map[string][]string{"w-1": flags} }
+	}
 	const day = 24 * time.Hour
 	for name, c := range map[string]struct {
 		yaml  string
@@ -91,16 +94,21 @@ func TestGates(t *testing.T) {
 		"a budget that allows nothing": {"", func(s *upgrade.State) {
 			s.Held = []upgrade.Held{{"w-1", "pod d/web is held by PodDisruptionBudget web"}}
 		}, "disruption-budgets", preflight.Error, "pod d/web is held"},
-		"a budget, and force":                       {"", func(s *upgrade.State) { s.Held, s.Forced = []upgrade.Held{{"w-1", "pod x"}}, true }, "disruption-budgets", preflight.Warning, "pod x"},
-		"a gate of the kubelet that went":           {", overrides: {kubelet: {featureGates: {SidecarContainers: true}}}", nil, "feature-gates", preflight.Error, "SidecarContainers, which Kubernetes 1.37"},
-		"a gate of the API server that went before": {`, apiServer: {extraArgs: {feature-gates: "A=true,TopologyAwareHints=false"}}`, nil, "feature-gates", preflight.Error, "spec.kubernetes.apiServer.extraArgs names the feature gate TopologyAwareHints"},
-		"a gate that is still known":                {", overrides: {kubelet: {featureGates: {KubeletInUserNamespace: true}}}", nil, "", "", ""},
-		"what kubeadm says":                         {"", func(s *upgrade.State) { s.Plan = "[ERROR CoreDNSMigration]: no" }, "kubeadm-plan", preflight.Error, "CoreDNSMigration"},
-		"a node that an operator cordoned":          {"", node(upgrade.Node{Name: "w-1", Listed: true, Ready: true, Cordoned: true, Kubelet: "v1.36.3"}), "nodes-ready", preflight.Warning, "stays so"},
-		"a node that an upgrade cordoned":           {"", node(upgrade.Node{Name: "w-1", Listed: true, Ready: true, Cordoned: true, Ours: true, Kubelet: "v1.36.3"}), "", "", ""},
-		"a pod that stands alone":                   {"", func(s *upgrade.State) { s.Bare = []string{"default/debug on w-1"} }, "bare-pods", preflight.Warning, "default/debug on w-1"},
-		"what cannot be looked at":                  {"", func(s *upgrade.State) { s.Unknown = map[string]error{"certificates-valid": errors.New("damaged")} }, "certificates-valid", preflight.Error, "cannot be judged: damaged"},
-		"versions that do not fit":                  {"", func(s *upgrade.State) { s.Conflict = errors.New("etcd 3.4 and kubernetes v1.37.2") }, "components-fit", preflight.Error, "etcd 3.4"},
+		"a budget, after another hop":                {"", func(s *upgrade.State) { s.Held, s.Moved = []upgrade.Held{{"w-1", "pod x"}}, true }, "disruption-budgets", preflight.Warning, "pod x"},
+		"a budget, and force":                        {"", func(s *upgrade.State) { s.Held, s.Forced = []upgrade.Held{{"w-1", "pod x"}}, true }, "disruption-budgets", preflight.Warning, "pod x"},
+		"a gate of the kubelet that went":            {", overrides: {kubelet: {featureGates: {SidecarContainers: true}}}", nil, "feature-gates", preflight.Error, "SidecarContainers, which Kubernetes 1.37"},
+		"a gate of the API server that went before":  {`, apiServer: {extraArgs: {feature-gates: "A=true,TopologyAwareHints=false"}}`, nil, "feature-gates", preflight.Error, "spec.kubernetes.apiServer.extraArgs names the feature gate TopologyAwareHints"},
+		"a flag of the controller manager that went": {`, controllerManager: {extraArgs: {concurrent-service-syncs: "2"}}`, nil, "removed-flags", preflight.Error, "spec.kubernetes.controllerManager.extraArgs has --concurrent-service-syncs, which kube-controller-manager of Kubernetes 1.37"},
+		"a flag of the API server of that name":      {`, apiServer: {extraArgs: {concurrent-service-syncs: "2"}}`, nil, "", "", ""},
+		"a flag of a kubelet that went":              {"", kubelet("node-ip", "log-cadvisor-usage"), "removed-flags", preflight.Error, "its kubelet is started with --log-cadvisor-usage, which Kubernetes 1.37"},
+		"flags of a kubelet that are known":          {"", kubelet("node-ip"), "", "", ""},
+		"a gate that is still known":                 {", overrides: {kubelet: {featureGates: {KubeletInUserNamespace: true}}}", nil, "", "", ""},
+		"what kubeadm says":                          {"", func(s *upgrade.State) { s.Plan = "[ERROR CoreDNSMigration]: no" }, "kubeadm-plan", preflight.Error, "CoreDNSMigration"},
+		"a node that an operator cordoned":           {"", node(upgrade.Node{Name: "w-1", Listed: true, Ready: true, Cordoned: true, Kubelet: "v1.36.3"}), "nodes-ready", preflight.Warning, "stays so"},
+		"a node that an upgrade cordoned":            {"", node(upgrade.Node{Name: "w-1", Listed: true, Ready: true, Cordoned: true, Ours: true, Kubelet: "v1.36.3"}), "", "", ""},
+		"a pod that stands alone":                    {"", func(s *upgrade.State) { s.Bare = []string{"default/debug on w-1"} }, "bare-pods", preflight.Warning, "default/debug on w-1"},
+		"what cannot be looked at":                   {"", func(s *upgrade.State) { s.Unknown = map[string]error{"certificates-valid": errors.New("damaged")} }, "certificates-valid", preflight.Error, "cannot be judged: damaged"},
+		"versions that do not fit":                   {"", func(s *upgrade.State) { s.Conflict = errors.New("etcd 3.4 and kubernetes v1.37.2") }, "components-fit", preflight.Error, "etcd 3.4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := state(t, c.yaml)
@@ -146,7 +154,7 @@ func TestTable_between(t *testing.T) {
 	for _, a := range table.Between("v1.36.3", "v1.37.2") {
 		got = append(got, a.GroupVersion())
 	}
-	if want := "certificates.k8s.io/v1alpha1 networking.k8s.io/v1beta1 storage.k8s.io/v1beta1"; strings.Join(got, " ") != want {
+	if want := "certificates.k8s.io/v1alpha1 networking.k8s.io/v1beta1 scheduling.k8s.io/v1alpha2 storage.k8s.io/v1beta1"; strings.Join(got, " ") != want {
 		t.Errorf("%v", got)
 	}
 	if n := len(table.Between("v1.37.1", "v1.37.2")); n > 0 {

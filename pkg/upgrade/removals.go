@@ -17,6 +17,7 @@ type Removals struct {
 	Kind         string         `json:"kind"`
 	APIs         []RemovedAPI   `json:"apis"`
 	FeatureGates []RemovedNames `json:"featureGates"`
+	Flags        []RemovedFlags `json:"flags"`
 }
 
 // RemovedAPI is a version of an API, with the resources that it has no more.
@@ -34,6 +35,12 @@ func (r RemovedAPI) GroupVersion() string { return r.Group + "/" + r.Version }
 type RemovedNames struct {
 	Removed string   `json:"removed"`
 	Names   []string `json:"names"`
+}
+
+// RemovedFlags are flags that a component of a minor does not know any more.
+type RemovedFlags struct {
+	RemovedNames `json:",inline"`
+	Component    string `json:"component"` // its program: "kubelet"
 }
 
 // Table reads the table that kocli was built with.
@@ -55,6 +62,16 @@ func (r Removals) gone(gate, to string) (string, bool) {
 	for _, g := range r.FeatureGates {
 		if slices.Contains(g.Names, gate) && goneBy(g.Removed, to) {
 			return g.Removed, true
+		}
+	}
+	return "", false
+}
+
+// flagGone is gone for a flag of a component, without its dashes.
+func (r Removals) flagGone(component, flag, to string) (string, bool) {
+	for _, f := range r.Flags {
+		if f.Component == component && slices.Contains(f.Names, flag) && goneBy(f.Removed, to) {
+			return f.Removed, true
 		}
 	}
 	return "", false

@@ -82,7 +82,7 @@ func Upgrade(ctx context.Context, o Options, uo UpgradeOptions) (*UpgradeResult,
 			return res, err
 		}
 		res.Done++
-		u.unfinished = ""
+		u.unfinished, u.moved = "", true
 	}
 	if len(u.hops) > 0 {
 		res.Paused = uo.PauseAfter
@@ -143,6 +143,8 @@ type upgrading struct {
 	leavers []state.Leaver
 	// held says that a node of the YAML is still out of service for an upgrade.
 	held bool
+	// moved says that a hop of this run has moved pods.
+	moved bool
 	// unfinished is a control plane that an interrupted upgrade was working on; it is
 	// brought to its end before others are begun.
 	unfinished string

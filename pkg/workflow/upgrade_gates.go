@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/kocli/kocli/pkg/fault"
 	"github.com/kocli/kocli/pkg/inventory"
 	"github.com/kocli/kocli/pkg/kube"
+	"github.com/kocli/kocli/pkg/kubeadm"
 	"github.com/kocli/kocli/pkg/pki"
 	"github.com/kocli/kocli/pkg/preflight"
 	"github.com/kocli/kocli/pkg/upgrade"
@@ -25,7 +27,7 @@ func UpgradeChecks() []string { return slices.Concat(upgrade.Names(), preflight.
 
 // gates judge whether the cluster may enter a hop.
 func (u *upgrading) gates(ctx context.Context, c *Cluster, hop upgrade.Hop) ([]preflight.Finding, error) {
-	s := upgrade.State{Hop: hop, Inventory: u.inv, Forced: u.o.ForceAfter > 0, Now: u.Session.o.Clock.Now()}
+	s := upgrade.State{Hop: hop, Inventory: u.inv, Forced: u.o.ForceAfter > 0, Moved: u.moved, Now: u.Session.o.Clock.Now()}
 	var err error
 	if s.Removals, err = upgrade.Table(); err != nil {
 		return nil, err
@@ -42,18 +44,19 @@ func (u *upgrading) gates(ctx context.Context, c *Cluster, hop upgrade.Hop) ([]p
 		return nil, err
 	}
 	var wg sync.WaitGroup
-	errs := make([]error, 6)
+	errs := make([]error, 7)
 	wg.Go(func() { errs[0], errs[5] = u.nodesAndPods(ctx, client, &s) })
 	wg.Go(func() { s.Etcd, errs[1] = u.etcdMembers(ctx) })
 	wg.Go(func() { s.Certificates, errs[2] = u.certificates(ctx) })
 	wg.Go(func() { s.Deprecated, errs[3] = u.deprecated(ctx, c) })
 	wg.Go(func() { s.Written, errs[4] = written(ctx, client, s.Removals.Between(hop.From, hop.To)) })
+	wg.Go(func() { s.KubeletFlags, errs[6] = u.kubeletFlags(ctx) })
 	wg.Wait()
 	// What one gate cannot see must not keep the others from reporting.
 	if err := errors.Join(errs...); err != nil && (ctx.Err() != nil || fault.CodeOf(err) == fault.Unreachable) {
 		return nil, err
 	}
-	s.Unknown = map[string]error{"nodes-ready": errs[0], "etcd-healthy": errs[1], "certificates-valid": errs[2], "removed-apis": errors.Join(errs[3], errs[4]), "disruption-budgets": errs[5]}
+	s.Unknown = map[string]error{"nodes-ready": errs[0], "etcd-healthy": errs[1], "certificates-valid": errs[2], "removed-apis": errors.Join(errs[3], errs[4]), "disruption-budgets": errs[5], "removed-flags": errs[6]}
 	return upgrade.Judge(s, u.Session.o.Ignore), nil
 }
 
@@ -182,6 +185,39 @@ func (u *upgrading) certificate(ctx context.Context, n inventory.Node, file stri
 		return nil, fmt.Errorf("%s on %s: %w", file, n.Name, err)
 	}
 	return c, nil
+}
+
+// kubeletFlag finds the name of a flag in a file that gives kubelets theirs.
+var kubeletFlag = regexp.MustCompile(`(?:^|[\s"'=])--([a-z0-9][a-z0-9-]*)`)
+
+// kubeletFlags reads with which flags the kubelets are started: those that kubeadm wrote,
+// and the operator's.
+func (u *upgrading) kubeletFlags(ctx context.Context) (map[string][]string, error) {
+	out, errs := map[string][]string{}, make([]error, len(u.inv.Nodes))
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i, n := range u.inv.Nodes {
+		wg.Go(func() {
+			r, err := u.hosts.Look(ctx, n.Name)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			for _, file := range []string{kubeadm.KubeletFlagsPath, kubeadm.KubeletExtraPath} {
+				text, err := r.ReadFile(ctx, file)
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					errs[i] = err
+				}
+				for _, m := range kubeletFlag.FindAllSubmatch(text, -1) {
+					mu.Lock()
+					out[n.Name] = append(out[n.Name], string(m[1]))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
 }
 
 // deprecated asks every API server, since each counts for itself. One that does not

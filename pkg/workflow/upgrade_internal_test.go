@@ -207,6 +207,8 @@ func TestUpgrading_allGatesReport(t *testing.T) {
 	hosts["cp-1"].OnDial(c.Dial)
 	hosts["cp-1"].Write(kube.AdminConf(), 0o600, c.Kubeconfig())
 	hosts["cp-2"].Write("/etc/kubernetes/pki/ca.crt", 0o644, "damaged")
+	hosts["worker-1"].Write(kubeadm.KubeletFlagsPath, 0o644, "KUBELET_KUBEADM_ARGS=\"--node-ip=10.0.0.4\"\n")
+	hosts["worker-1"].Write(kubeadm.KubeletExtraPath, 0o644, "KUBELET_EXTRA_ARGS='--v=4 --log-cadvisor-usage=true'\n")
 	c.Put("nodes", "", "worker-1", kubetest.Object{"status": kubetest.Object{"conditions": []any{kubetest.Object{"type": "Ready", "status": "False", "message": "its disk is full"}}}})
 	s := session(t, hosts)
 	s.inv = s.inv.At("v1.37.2")
@@ -220,7 +222,7 @@ func TestUpgrading_allGatesReport(t *testing.T) {
 	u := &upgrading{Session: s, base: s.inv, seed: seed}
 	got, err := u.gates(t.Context(), &Cluster{Inventory: s.inv, Seed: seed, Dialer: s.hosts, Access: s.access}, upgrade.Hop{From: "v1.36.3", To: "v1.37.2"})
 	text := fmt.Sprintf("%+v", got)
-	if err != nil || !strings.Contains(text, "its disk is full") || !strings.Contains(text, "Check:certificates-valid") || !strings.Contains(text, "cannot be judged: /etc/kubernetes/pki/ca.crt on cp-2") {
+	if err != nil || !strings.Contains(text, "its disk is full") || !strings.Contains(text, "Check:certificates-valid") || !strings.Contains(text, "cannot be judged: /etc/kubernetes/pki/ca.crt on cp-2") || !strings.Contains(text, "its kubelet is started with --log-cadvisor-usage") {
 		t.Errorf("%s, %v", text, err)
 	}
 }

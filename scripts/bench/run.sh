@@ -3,8 +3,9 @@
 # figure, `bench AREA.NAME VALUE UNIT bar=BAR`, and writes them to a JSON file.
 # ONLY=regex runs those that match (ONLY='^create$' create alone): build.binary,
 # create.facts-of-100-hosts, scale.plan-of-500-hosts, scale.add-worker, verify,
-# build.bundle, bundle.rss, delta, import, create, backup, ha.create, push.full,
-# push.shaped, push.bytes-out.16. ROUNDS sets the rounds of those with a baseline (default 3).
+# build.bundle, bundle.rss, delta, import, create, backup, backup.restore, ha.create,
+# upgrade, push.full, push.shaped, push.bytes-out.16. ROUNDS sets the rounds of those
+# with a baseline (default 3; of upgrade 1).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/../common.sh"
@@ -18,6 +19,10 @@ set -euo pipefail
 . "$(dirname "$0")/import.sh"
 # shellcheck source=scripts/bench/backup.sh
 . "$(dirname "$0")/backup.sh"
+# shellcheck source=scripts/bench/restore.sh
+. "$(dirname "$0")/restore.sh"
+# shellcheck source=scripts/bench/upgrade.sh
+. "$(dirname "$0")/upgrade.sh"
 # shellcheck source=scripts/bench/delta.sh
 . "$(dirname "$0")/delta.sh"
 export kubernetes
@@ -140,7 +145,9 @@ if wanted delta; then bench_deltas; fi
 if wanted import; then bench_import; fi
 if wanted create; then bench_create; fi
 if wanted backup; then bench_backup; fi
+if wanted backup.restore; then bench_restore; fi
 if wanted ha.create; then bench_ha_create; fi
+if wanted upgrade; then bench_upgrade; fi
 if wanted push.full; then bench_push_full; fi
 if wanted push.shaped; then bench_push_shaped; fi
 if wanted push.bytes-out.16; then bench_push_many; fi

@@ -8,7 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 
 # Which journeys a suite has: the tests whose names match.
-declare -A journeys=([core]='^Test[012]' [upgrade]='^Test3' [backup]='^Test4' [certs]='^Test5' [registry]='^Test7')
+declare -A journeys=([core]='^Test[012]' [upgrade]='^Test3[0-4]' [hops]='^Test35' [backup]='^Test4' [certs]='^Test5' [registry]='^Test7')
 suites=() regex=
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -19,8 +19,11 @@ while [ $# -gt 0 ]; do
 done
 [ ${#suites[@]} -gt 0 ] || suites=(core)
 
-bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
-next_bundle=$cache/bundle-$next_kubernetes/kocli-$next_kubernetes-amd64.tar
+bundle_of() { echo "$cache/bundle-$1/kocli-$1-amd64.tar"; }
+bundle=$(bundle_of "$kubernetes")
+default=$kubernetes
+hops=(v1.34.4 v1.35.4) # from the oldest minor that kocli installs
+next_bundle=$(bundle_of "$next_kubernetes")
 work=$cache/run/e2e
 down() { [ -n "${KOCLI_E2E_KEEP:-}" ] || { "$lab" down e2e; rm -rf "$work"; }; }
 failed() {
@@ -37,14 +40,25 @@ make -C "$repo" --no-print-directory build >&2
 say "bundle"
 bundle_build "$bundle"
 KOCLI_E2E_ETCD=$("$repo/scripts/upstream/build.sh" etcd)/etcd
-export KOCLI_E2E_ETCD KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
-export KOCLI_E2E_NEXT_BUNDLE=$next_bundle KOCLI_E2E_KUBERNETES=$kubernetes KOCLI_E2E_NEXT=$next_kubernetes
+export KOCLI_E2E_ETCD KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
+export KOCLI_E2E_NEXT_BUNDLE=$next_bundle KOCLI_E2E_NEXT=$next_kubernetes
 
 for suite in "${suites[@]}"; do
+	kubernetes=$default hosts=3
 	case $suite in
 	upgrade)
 		say "bundle to upgrade to"
 		kubernetes=$next_kubernetes bundle_build "$next_bundle"
+		;;
+	hops)
+		KOCLI_E2E_HOPS=
+		for v in "${hops[@]}" "$kubernetes" "$next_kubernetes"; do
+			say "bundle of $v"
+			kubernetes=$v bundle_build "$(bundle_of "$v")"
+			KOCLI_E2E_HOPS+=" $v=$(bundle_of "$v")"
+		done
+		export KOCLI_E2E_HOPS
+		kubernetes=${hops[0]} hosts=2
 		;;
 	backup)
 		KOCLI_E2E_S3=$("$repo/scripts/tools/build.sh" versitygw)
@@ -54,9 +68,10 @@ for suite in "${suites[@]}"; do
 	"$lab" down e2e
 	rm -rf "$work"
 	mkdir -p "$work"
-	"$lab" up e2e --hosts 3
+	"$lab" up e2e --hosts "$hosts"
 	eval "$("$lab" env e2e)"
-	export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
+	bundle=$(bundle_of "$kubernetes")
+	export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_KUBERNETES=$kubernetes
 	for user in root ops deploy; do cluster_yaml e2e "$user" >"$work/$user.yaml"; done
 
 	say "journeys: $suite"

@@ -140,6 +140,66 @@ func Test30_anUpgradeIsRefusedAndChangesNothing(t *testing.T) {
 	wantVersion(t, "host1", now, 5)
 }
 
+// The API server of one control plane serves what an operator may have switched on, a beta
+// version that the next minor has no more. It is asked for, an object is written through
+// it, and a release of Helm holds another: each is named, and nothing is changed.
+func Test34_whoeverUsesAnAPIThatGoesIsNamed(t *testing.T) {
+	const (
+		group = "storage.k8s.io/v1beta1"
+		what  = "volumeattributesclasses"
+	)
+	counted := own("get --raw /metrics") + ` | grep '^apiserver_requested_deprecated_apis{' | grep -q ` + what
+	serves(t, "--runtime-config="+group+"=true", own("get --raw /apis/"+group)+" | grep -q "+what)
+	sh(t, "host1", own("apply --server-side -f - <<'EOF'")+`
+apiVersion: storage.k8s.io/v1beta1
+kind: VolumeAttributesClass
+metadata: {name: fast}
+driverName: csi.example.com
+parameters: {iops: "1000"}
+EOF`)
+	becomes(t, counted)
+	apply(t, "host1", helmRelease(t, "shop", "---\n# Source: shop/templates/range.yaml\napiVersion: networking.k8s.io/v1beta1\nkind: ServiceCIDR\nmetadata: {name: extra}\nspec: {cidrs: [10.97.0.0/16]}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n"))
+	before := versions(t, "host1")
+	r := want(t, 3, "upgrade", "upgrade")
+	for _, text := range []string{
+		group + " " + what + " is asked for, and Kubernetes 1.37 does not serve it any more",
+		"1 objects were last written through " + group + " " + what + ", which Kubernetes 1.37 does not serve any more: fast",
+		"the Helm release default/shop holds extra of networking.k8s.io/v1beta1 servicecidrs, which Kubernetes 1.37 does not serve any more",
+	} {
+		if !strings.Contains(r.err, text) {
+			t.Errorf("it does not say %q", text)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", r)
+	}
+	if after := versions(t, "host1"); after != before {
+		t.Errorf("nodes were\n%s\nand are\n%s", before, after)
+	}
+	for i := 1; i <= 5; i++ {
+		if h := fmt.Sprintf("host%d", i); strings.Contains(sh(t, h, "ls /var/lib/kocli /etc/kubernetes/kocli 2>/dev/null || true"), "upgrade") {
+			t.Errorf("%s was prepared for an upgrade", h)
+		}
+	}
+
+	// Mended, and counted anew: what kocli itself asked is not held against the cluster.
+	kubectlAt(t, "host1", "delete secret sh.helm.release.v1.shop.v1")
+	kubectlAt(t, "host1", "delete volumeattributesclasses.v1.storage.k8s.io fast")
+	sh(t, "host1", "pkill -x kube-apiserver")
+	settled(t, "! { "+counted+"; }")
+	for range 2 {
+		r := want(t, 0, "upgrade", "upgrade", "--dry-run")
+		for _, text := range []string{group, "Helm release"} {
+			if strings.Contains(r.out+r.err, text) {
+				t.Errorf("it still speaks of %s:\n%s", text, r)
+			}
+		}
+	}
+	serves(t, "", "! "+own("get --raw /apis/"+group))
+	sh(t, "host1", "rm /root/kube-apiserver.yaml")
+	wantVersion(t, "host1", env(t, "KOCLI_E2E_KUBERNETES"), 5)
+}
+
 // The API server of the version is told of a flag that does not exist, so that it ends
 // at once.
 func Test31_aControlPlaneThatDoesNotBecomeHealthyIsRolledBack(t *testing.T) {

@@ -5,7 +5,7 @@
 # mirror but no release downloads and no registries.
 #
 #   build.sh [all]                everything for the default Kubernetes version
-#   build.sh kubernetes VERSION   one more Kubernetes version, with its etcd and CoreDNS
+#   build.sh kubernetes VERSION   one more Kubernetes version, with its etcd, CoreDNS and pause
 #   build.sh etcd                 the default version's etcd only; prints its folder
 #   build.sh debs                 the Debian archive only
 #
@@ -169,12 +169,12 @@ build_debs() {
 	debs=$built
 }
 
-# companions VERSION: sets etcd_tag, etcd_module, coredns_tag, coredns_module.
+# companions VERSION: sets etcd_tag, etcd_module, coredns_tag, coredns_module, pause.
 companions() {
 	local minor=${1%.*} line
 	line=$(awk -v m="$minor" '$1 == m' <<<"$KUBERNETES_COMPANIONS")
-	[ -n "$line" ] || die "versions.env names no etcd and CoreDNS for Kubernetes $minor: add a line to KUBERNETES_COMPANIONS"
-	read -r _ etcd_tag etcd_module coredns_tag coredns_module <<<"$line"
+	[ -n "$line" ] || die "versions.env names no etcd, CoreDNS and pause for Kubernetes $minor: add a line to KUBERNETES_COMPANIONS"
+	read -r _ etcd_tag etcd_module coredns_tag coredns_module pause <<<"$line"
 }
 
 # spec_kubernetes VERSION: what the mirror serves for one Kubernetes version.
@@ -196,7 +196,9 @@ spec_kubernetes() {
 		 "layers": [{"files": {"/usr/local/bin/etcd": "$e/etcd", "/usr/local/bin/etcdctl": "$e/etcdctl", "/usr/local/bin/etcdutl": "$e/etcdutl"}}]},
 		{"ref": "registry.k8s.io/coredns/coredns:$coredns_tag",
 		 "origin": ["github.com/coredns/coredns@$coredns_module, with the plugins of kubeadm's Corefile only"],
-		 "entrypoint": ["/coredns"], "layers": [{"files": {"/coredns": "$c/coredns"}}]}
+		 "entrypoint": ["/coredns"], "layers": [{"files": {"/coredns": "$c/coredns"}}]},
+		{"ref": "registry.k8s.io/pause:$pause", "origin": ["scripts/upstream/pause/pause.c"],
+		 "entrypoint": ["/pause"], "user": "65535:65535", "layers": [{"files": {"/pause": "$cache/upstream/pause/$pause/pause"}}]}
 		], "files": [
 	EOF
 	for i in $kubernetes_files; do
@@ -223,8 +225,6 @@ spec_common() {
 	for p in "$cni"/*; do plugins+="${plugins:+, }\"./${p##*/}\": \"$p\""; done
 	cat <<-EOF
 		{"images": [
-		{"ref": "registry.k8s.io/pause:$PAUSE_VERSION", "origin": ["scripts/upstream/pause/pause.c"],
-		 "entrypoint": ["/pause"], "user": "65535:65535", "layers": [{"files": {"/pause": "$cache/upstream/pause/$PAUSE_VERSION/pause"}}]},
 		{"ref": "ghcr.io/flannel-io/flannel:$FLANNEL_VERSION", "origin": ["github.com/flannel-io/flannel@$FLANNEL_VERSION", "Debian $DEBIAN_SUITE packages"],
 		 "entrypoint": ["/opt/bin/flanneld"], "layers": [{"tree": "$netbase/root"}, {"files": {"/opt/bin/flanneld": "$fl/flanneld"}}]},
 		{"ref": "ghcr.io/flannel-io/flannel-cni-plugin:$FLANNEL_CNI_PLUGIN_TAG",
@@ -256,7 +256,6 @@ build_common() {
 	once runc "$RUNC_VERSION" "$upstream_dir/runc/go.mod" -- fill_runc "$RUNC_VERSION"
 	once cni-plugins "$CNI_PLUGINS_VERSION" "$upstream_dir/cni-plugins/go.mod" -- fill_cni_plugins "$CNI_PLUGINS_VERSION"
 	once registry "$REGISTRY_VERSION" "$upstream_dir/registry/go.mod" -- fill_registry "$REGISTRY_VERSION"
-	once pause "$PAUSE_VERSION" "$upstream_dir/pause/pause.c" -- fill_pause "$PAUSE_VERSION"
 	once flannel "$FLANNEL_VERSION" "$upstream_dir/flannel/go.mod" -- fill_flannel "$FLANNEL_VERSION"
 	once flannel-cni-plugin "$FLANNEL_CNI_PLUGIN_MODULE" "$upstream_dir/flannel-cni-plugin/go.mod" -- \
 		fill_flannel_cni_plugin "$FLANNEL_CNI_PLUGIN_MODULE"
@@ -276,6 +275,7 @@ build_kubernetes() {
 	companions "$v"
 	once etcd "$etcd_module" "$upstream_dir/etcd/go.mod" -- fill_etcd "$etcd_module"
 	once coredns "$coredns_module" "$upstream_dir/coredns/go.mod" "$upstream_dir/coredns/main.go" -- fill_coredns "$coredns_module"
+	once pause "$pause" "$upstream_dir/pause/pause.c" -- fill_pause "$pause"
 	once kubernetes "$v" -- fill_kubernetes "$v"
 	spec_kubernetes "$v" >"$cache/work/kubernetes.$$.json"
 	"$mirror" add -root "$mirror_root" "$cache/work/kubernetes.$$.json"

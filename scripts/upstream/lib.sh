@@ -78,7 +78,8 @@ complete_sums() {
 
 # module_at NAME VERSION MODULE...: prints a folder with NAME's go.mod in which
 # the modules are at VERSION: the committed one where it pins just that, else a
-# copy in the cache.
+# copy in the cache, with what that version itself requires: an older one does not
+# build with what the pinned one needs.
 module_at() {
 	local name=$1 version=$2 work
 	shift 2
@@ -90,6 +91,8 @@ module_at() {
 	if [ ! -f "$work/.ready" ]; then
 		rm -rf "$work" && mkdir -p "$work"
 		cp "$upstream_dir/$name"/* "$work/"
+		rm -f "$work/go.sum"
+		awk '/^require \(/ { skip = 1 } !skip && !/^require / { print } /^\)/ { skip = 0 }' "$upstream_dir/$name/go.mod" >"$work/go.mod"
 		(cd "$work" && GOFLAGS=-mod=mod GOWORK=off go get "${@/%/@$version}") >&2
 		complete_sums "$work"
 		touch "$work/.ready"

@@ -97,6 +97,8 @@ func kinds() []kind {
 		{"coordination.k8s.io", "v1", "leases", "Lease", true},
 		{"policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true},
 		{"storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false},
+		{"storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false},
+		{"storage.k8s.io", "v1beta1", "volumeattributesclasses", "VolumeAttributesClass", false}, // what an operator may switch on
 		{"admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false},
 		{"admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", false},
 		{"apiregistration.k8s.io", "v1", "apiservices", "APIService", false},
@@ -611,13 +613,20 @@ func merge(into, patch Object) {
 
 // discovery answers what the API serves.
 func discovery(w http.ResponseWriter, path string) bool {
-	groups := map[string][]kind{}
+	groups := map[string][]string{} // versions, in their order
+	served := map[string][]kind{}   // by path
 	var names []string
 	for _, k := range kinds() {
-		if k.group != "" && groups[k.group] == nil {
+		at := "/apis/" + k.group + "/" + k.version
+		if k.group == "" {
+			at = "/api/v1"
+		} else if groups[k.group] == nil {
 			names = append(names, k.group)
 		}
-		groups[k.group] = append(groups[k.group], k)
+		if served[at] == nil {
+			groups[k.group] = append(groups[k.group], k.version)
+		}
+		served[at] = append(served[at], k)
 	}
 	switch path {
 	case "/api":
@@ -626,33 +635,31 @@ func discovery(w http.ResponseWriter, path string) bool {
 	case "/apis":
 		list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
 		for _, n := range names {
-			v := metav1.GroupVersionForDiscovery{GroupVersion: n + "/v1", Version: "v1"}
-			list.Groups = append(list.Groups, metav1.APIGroup{Name: n, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v})
+			g := metav1.APIGroup{Name: n}
+			for _, v := range groups[n] {
+				g.Versions = append(g.Versions, metav1.GroupVersionForDiscovery{GroupVersion: n + "/" + v, Version: v})
+			}
+			g.PreferredVersion = g.Versions[0]
+			list.Groups = append(list.Groups, g)
 		}
 		respond(w, http.StatusOK, list)
 		return true
 	}
-	for g, ks := range groups {
-		at, gv := "/apis/"+g+"/v1", g+"/v1"
-		if g == "" {
-			at, gv = "/api/v1", "v1"
-		}
-		if path != at {
-			continue
-		}
-		list := metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: gv}
-		for _, k := range ks {
-			list.APIResources = append(list.APIResources, metav1.APIResource{
-				Name: k.resource, Kind: k.kind, Namespaced: k.namespaced, Verbs: metav1.Verbs{"get", "list", "create", "update", "patch", "delete"},
-			})
-		}
-		if g == "" {
-			list.APIResources = append(list.APIResources, metav1.APIResource{
-				Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1", Namespaced: true, Verbs: metav1.Verbs{"create"},
-			})
-		}
-		respond(w, http.StatusOK, list)
-		return true
+	ks := served[path]
+	if ks == nil {
+		return false
 	}
-	return false
+	list := metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: strings.TrimPrefix(ks[0].group+"/"+ks[0].version, "/")}
+	for _, k := range ks {
+		list.APIResources = append(list.APIResources, metav1.APIResource{
+			Name: k.resource, Kind: k.kind, Namespaced: k.namespaced, Verbs: metav1.Verbs{"get", "list", "create", "update", "patch", "delete"},
+		})
+	}
+	if ks[0].group == "" {
+		list.APIResources = append(list.APIResources, metav1.APIResource{
+			Name: "pods/eviction", Kind: "Eviction", Group: "policy", Version: "v1", Namespaced: true, Verbs: metav1.Verbs{"create"},
+		})
+	}
+	respond(w, http.StatusOK, list)
+	return true
 }

@@ -233,6 +233,16 @@ func (c *Cluster) upgrade(m *hosttest.Machine, args []string) hosttest.Reply {
 	upload := func() {
 		c.Put("configmaps", "kube-system", "kubeadm-config", Object{"data": Object{"ClusterConfiguration": strings.ReplaceAll(text, parse1(text).KubernetesVersion, v)}})
 	}
+	// What it uploads has the defaults of its own version; a comment stands for them.
+	uploadKubelet := func() {
+		if cm := c.Get("configmaps", "kube-system", "kubelet-config"); cm != nil {
+			text, _ := cm["data"].(Object)["kubelet"].(string)
+			if first, rest, _ := strings.Cut(text, "\n"); strings.HasPrefix(first, "# uploaded by kubeadm ") {
+				text = rest
+			}
+			c.Put("configmaps", "kube-system", "kubelet-config", Object{"data": Object{"kubelet": "# uploaded by kubeadm " + v + "\n" + text}})
+		}
+	}
 	if slices.Contains(args, "phase") {
 		switch {
 		case slices.Contains(args, "kubelet-config"):
@@ -254,7 +264,7 @@ func (c *Cluster) upgrade(m *hosttest.Machine, args []string) hosttest.Reply {
 			}
 		}
 		if broken == "" && args[1] == "apply" {
-			effects = append(effects, upload)
+			effects = append(effects, upload, uploadKubelet)
 		}
 	}
 	if broken == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strings"
 
@@ -62,7 +63,7 @@ func (s controlPlane) rollBack(ctx context.Context, h host.Host, cause error) er
 			fmt.Errorf("control plane %s at %s: %w; what it had was put back (%s), and it does not serve: %w", s.Node.Name, s.to(), cause, back, err))
 	}
 	if !s.reached(serves) {
-		if err := s.forgetVersion(ctx, serves); err != nil {
+		if err := s.forgetVersion(ctx, h, serves); err != nil {
 			return errors.Join(cause, err)
 		}
 	}
@@ -130,9 +131,10 @@ func (s controlPlane) etcdBack(ctx context.Context, h host.Host) (bool, error) {
 	return restore(ctx, h, s.saved(kubeadm.EtcdManifestPath), kubeadm.EtcdManifestPath)
 }
 
-// forgetVersion has kubeadm remember the version that is served, where no API server
-// has the new one.
-func (s controlPlane) forgetVersion(ctx context.Context, serves string) error {
+// forgetVersion has what kubeadm keeps in the cluster be of the version that is served,
+// where no API server has the new one: the version that it remembers, and the
+// configuration of the kubelets, which a kubelet that joins is given.
+func (s controlPlane) forgetVersion(ctx context.Context, h host.Host, serves string) error {
 	c, err := s.Local.Dial(ctx)
 	if err != nil {
 		return err
@@ -145,6 +147,13 @@ func (s controlPlane) forgetVersion(ctx context.Context, serves string) error {
 		if s.reached(v) {
 			return nil
 		}
+	}
+	kept, err := h.ReadFile(ctx, KubeletConfigMapPath(s.to()))
+	if err == nil {
+		err = c.PutBackConfigMap(ctx, kept)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // an older kocli kept none
+		return err
 	}
 	conf, err := c.ConfigMap(ctx, "kube-system", "kubeadm-config")
 	if err != nil {

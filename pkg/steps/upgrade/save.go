@@ -123,6 +123,11 @@ func (o Options) save(ctx context.Context, h host.Host) error {
 			return fault.New(fault.Failure, "make etcd healthy first: kocli status; then run the same command again", err)
 		}
 	}
+	if o.Node.ControlPlane {
+		if err := o.keepKubeletConfig(ctx, h, path.Join(partial, path.Base(KubeletConfigMapPath(o.to())))); err != nil {
+			return err
+		}
+	}
 	for _, name := range strings.Fields(string(old.Stdout)) {
 		if name != path.Base(partial) {
 			if err := h.Remove(ctx, path.Join(Root(), name)); err != nil {
@@ -131,5 +136,20 @@ func (o Options) save(ctx context.Context, h host.Host) error {
 		}
 	}
 	_, err = h.Run(ctx, host.Command("mv", "-T", partial, SavedDir(o.to())))
+	return err
+}
+
+// keepKubeletConfig writes the configuration that all kubelets share to a file, as the
+// cluster has it.
+func (o Options) keepKubeletConfig(ctx context.Context, h host.Host, file string) error {
+	c, err := o.API.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	kept, err := c.KeepConfigMap(ctx, "kube-system", KubeletConfigMap)
+	if err != nil || kept == nil {
+		return err
+	}
+	_, err = h.Put(ctx, host.Bytes(file, 0o600, kept))
 	return err
 }

@@ -101,11 +101,21 @@ func (o Options) reached(v string) bool {
 func Root() string { return ledger.UpgradeDir() }
 
 // SavedDir is where what a node had before the hop to a version is kept, each file
-// under its own path. SnapshotPath in it is the data of etcd.
+// under its own path. SnapshotPath in it is the data of etcd, and KubeletConfigMapPath
+// a part of what kubeadm keeps in the cluster.
 func SavedDir(version string) string { return path.Join(Root(), version) }
 
 // SnapshotPath is the snapshot of etcd from before the hop to a version.
 func SnapshotPath(version string) string { return path.Join(SavedDir(version), "etcd.db") }
+
+// KubeletConfigMap is where kubeadm keeps in the cluster what all kubelets share. Its
+// uploads have the defaults of their own version.
+const KubeletConfigMap = "kubelet-config"
+
+// KubeletConfigMapPath is where it is kept as it was before the hop to a version.
+func KubeletConfigMapPath(version string) string {
+	return path.Join(SavedDir(version), KubeletConfigMap+".yaml")
+}
 
 func (o Options) saved(file string) string { return path.Join(SavedDir(o.to()), file) }
 

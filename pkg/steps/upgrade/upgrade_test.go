@@ -42,6 +42,9 @@ type world struct {
 	inv   *inventory.Inventory
 }
 
+// kubelets is what all of them share.
+const kubelets = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 110\n"
+
 func program(name, version string) string { return "the program " + name + " " + version }
 
 func newWorld(t *testing.T) *world {
@@ -91,6 +94,7 @@ spec:
 	x.api.AddCoreDNS()
 	x.api.AddKubeProxy(from, "v1.14.2")
 	x.api.Put("configmaps", "kube-system", "kubeadm-config", kubetest.Object{"data": kubetest.Object{"ClusterConfiguration": "kind: ClusterConfiguration\nkubernetesVersion: " + from + "\n"}})
+	x.api.Put("configmaps", "kube-system", "kubelet-config", kubetest.Object{"data": kubetest.Object{"kubelet": kubelets}})
 	for _, m := range []*hosttest.Machine{x.cp, x.w} {
 		restart(t, m)
 	}
@@ -219,7 +223,7 @@ func TestSteps_converge(t *testing.T) {
 
 // kubeadm upgrade is made of many effects; a host may lose its power between any two.
 func TestControlPlane_goesOnAfterAnyEffect(t *testing.T) {
-	for n := 1; n <= 5; n++ {
+	for n := 1; n <= 6; n++ {
 		x := newWorld(t)
 		x.atWork(x.cp, "kubeadm")
 		s := upgrade.ControlPlane(x.options(x.cp))
@@ -351,6 +355,54 @@ func TestControlPlane_thatDoesNotBecomeHealthyIsAsBefore(t *testing.T) {
 			}
 			if changes, err := s.Check(t.Context(), x.cp); err != nil || len(changes) > 0 {
 				t.Errorf("%v, %v", changes, err)
+			}
+		})
+	}
+}
+
+// kubeadm has uploaded what is of the new version, and then the control plane turns out to
+// be ill: a kubelet that joins, or one whose settings change, is not to get that.
+func TestControlPlane_thatIsRolledBackLeavesNoConfigurationOfTheNewVersion(t *testing.T) {
+	for name, another := range map[string]string{"nobody has it": "", "another control plane has it": to} {
+		t.Run(name, func(t *testing.T) {
+			x := newWorld(t)
+			defer x.api.Close()
+			o := x.options(x.cp)
+			o.Limit = time.Second
+			if err := upgrade.Save(o).Apply(t.Context(), ledger.Wrap(x.cp)); err != nil {
+				t.Fatal(err)
+			}
+			conf := func(name, key string) string {
+				return fmt.Sprint(x.api.Get("configmaps", "kube-system", name)["data"].(kubetest.Object)[key])
+			}
+			if got, ok := x.cp.Read(upgrade.KubeletConfigMapPath(to)); !ok || !strings.Contains(got, "maxPods: 110") {
+				t.Errorf("kept: %q", got)
+			}
+			x.atWork(x.cp, "kubeadm")
+			if another != "" {
+				x.api.AddControlPlane("cp-2")
+				x.api.Put("pods", "kube-system", "kube-apiserver-cp-2", kubetest.Object{
+					"metadata": kubetest.Object{"labels": kubetest.Object{"tier": "control-plane", "component": "kube-apiserver"}},
+					"spec":     kubetest.Object{"nodeName": "cp-2", "containers": []any{kubetest.Object{"name": "kube-apiserver", "image": "registry.k8s.io/kube-apiserver:" + another}}},
+				})
+			}
+			var uploaded atomic.Bool
+			x.api.Broken = func(_, component, version string) bool {
+				if strings.Contains(conf("kubelet-config", "kubelet"), to) {
+					uploaded.Store(true)
+				}
+				return uploaded.Load() && component == "kube-scheduler" && version == to
+			}
+			err := upgrade.ControlPlane(o).Apply(t.Context(), ledger.Wrap(x.cp))
+			if err == nil || !uploaded.Load() || !strings.Contains(err.Error(), "is back at "+from) {
+				t.Fatalf("uploaded %t: %v", uploaded.Load(), err)
+			}
+			kept := another == ""
+			if got := conf("kubelet-config", "kubelet"); (got == kubelets) != kept {
+				t.Errorf("kubelet-config: %s", got)
+			}
+			if got := conf("kubeadm-config", "ClusterConfiguration"); strings.Contains(got, from) != kept {
+				t.Errorf("kubeadm-config: %s", got)
 			}
 		})
 	}
