@@ -111,6 +111,25 @@ func (p Payload) Packages() []Package {
 	return out
 }
 
+// Content returns the digests of all blobs that steps take of the bundle for an empty
+// node, but for packages: of those a host lacks some only.
+func (p Payload) Content() []string {
+	var out []string
+	for _, it := range p.Items() {
+		if it.Kind == archive.KindBinary {
+			f := p.file(it, "", 0)
+			blob, _ := f.Blob()
+			out = append(out, blob)
+		}
+	}
+	for _, im := range p.Images() {
+		for _, b := range im.Blobs {
+			out = append(out, b.Digest)
+		}
+	}
+	return out
+}
+
 // Images returns the images that the node needs, sorted by name.
 func (p Payload) Images() []archive.Image {
 	all := p.bundle.Images(p.filter())

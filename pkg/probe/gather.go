@@ -25,6 +25,23 @@ func Gather(ctx context.Context, r host.Reader, now func() time.Time) (Facts, er
 	return f, nil
 }
 
+// Identify asks only for the system and the architecture of a host.
+func Identify(ctx context.Context, r host.Reader) (Facts, error) {
+	f := Facts{Node: r.Name()}
+	asking, ctx := errgroup.WithContext(ctx)
+	asking.Go(func() error {
+		data, err := r.ReadFile(ctx, "/etc/os-release")
+		f.OS = parseOSRelease(string(data))
+		return err
+	})
+	asking.Go(func() error {
+		out, err := r.Query(ctx, host.Command("uname", "-rm"))
+		f.Kernel, f.Machine, f.Arch = parseUname(string(out.Stdout))
+		return err
+	})
+	return f, asking.Wait()
+}
+
 // gatherer asks. Each question writes fields of its own, so that no lock is
 // needed.
 type gatherer struct {

@@ -107,3 +107,35 @@ func TestCreatePhases_ofADelta(t *testing.T) {
 		t.Errorf("a cluster that has all: %v, %v", changes, err)
 	}
 }
+
+// What a node may hold so that nothing is to be pushed is all that its steps take.
+func TestPayloadContent_isAllThatStepsTakeOfABundle(t *testing.T) {
+	l := newLab(t, "../../examples/cluster-single.yaml")
+	changes, err := l.compile(t, plan.Options{}).Preview(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := 0
+	for _, n := range l.inv.Nodes {
+		p := l.cluster.Payload(n)
+		known := p.Content()
+		for _, pkg := range p.Packages() {
+			blob, _ := pkg.File.Blob()
+			known = append(known, blob)
+		}
+		for _, c := range changes {
+			for _, d := range c.Content {
+				_, ours := p.Blob(d)
+				if !ours || c.Node != n.Name || c.Phase == "agent" {
+					continue
+				}
+				if taken++; !slices.Contains(known, d) {
+					t.Errorf("%s takes %s of the bundle", c, d)
+				}
+			}
+		}
+	}
+	if taken < 20 {
+		t.Errorf("%d blobs are taken", taken)
+	}
+}

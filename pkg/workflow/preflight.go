@@ -54,11 +54,16 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 
 // payload returns the bundle as a node sees it.
 func (s *Session) payload(n inventory.Node, f probe.Facts) payload.Payload {
-	return payload.For(s.bundle, payload.Target{
+	return payload.For(s.bundle, s.payloadTarget(n, f))
+}
+
+// payloadTarget says what a node is, as far as a bundle cares.
+func (s *Session) payloadTarget(n inventory.Node, f probe.Facts) payload.Target {
+	return payload.Target{
 		Kubernetes: s.inv.Version(), Arch: f.Arch, ControlPlane: n.ControlPlane,
 		CNI: string(s.inv.Spec.Network.CNI.Name), Endpoint: string(s.inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: s.inv.ExternalEtcd() != nil,
 		Registry: s.inv.RegistryOn(n), Distribution: f.OS.ID, Release: f.OS.Version,
-	})
+	}
 }
 
 // spaceFor is what an install writes. Images are counted three times: as they

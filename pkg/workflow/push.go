@@ -44,6 +44,10 @@ func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error)
 	}
 	defer func() { _ = s.Close() }() // what matters has been synced before
 	res := &PushResult{Cluster: s.inv.Name, Bundle: s.bundle.Digest(), Nodes: len(s.inv.Nodes), Missing: map[string]int64{}, Log: s.LogPath, Unchanged: true}
+	if s.allThere(ctx) {
+		res.Hosts, res.Duration = s.Stats(), o.Clock.Now().Sub(start)
+		return res, nil
+	}
 	c, err := s.examine(ctx)
 	if err != nil {
 		return res, err

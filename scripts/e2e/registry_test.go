@@ -112,7 +112,8 @@ func Test70_aRegistryOnAHost(t *testing.T) {
 			t.Errorf("%s: logins are %s", h, got)
 		}
 	}
-	if got := sh(t, "host2", "cat /proc/*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '"+string(password)+"' || true"); got != "0" {
+	copyTo(t, "host2", r.PasswordFile, "/root/password", "600")
+	if got := sh(t, "host2", "cat /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cFf /root/password || true; rm /root/password"); got != "0" {
 		t.Error("the password is in a process list")
 	}
 

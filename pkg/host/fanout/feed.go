@@ -16,6 +16,9 @@ type source interface {
 	wait(ctx context.Context, id int, off int64) (int64, error)
 	// readAt fills p with bytes that wait has promised.
 	readAt(id int, p []byte, off int64) error
+	// frame returns the open frame of n bytes that wait has promised, where it is still in
+	// memory, for as long as done is not called; nil elsewhere.
+	frame(id int, off int64, n int) (open []byte, done func())
 }
 
 // feed sends over a link what its receiver lacks, as the source gets it, and
@@ -80,13 +83,19 @@ func feedBlob(ctx context.Context, l *link, src source, s span, sent func(int)) 
 		}
 		for end := min(have, s.Size); off < end; {
 			n := int(min(end-off, frameData))
-			body := l.frame(kindData, dataHead+n)
-			binary.BigEndian.PutUint32(body, uint32(s.ID))
-			binary.BigEndian.PutUint64(body[4:], uint64(off))
-			if err := src.readAt(s.ID, body[dataHead:], off); err != nil {
-				return fmt.Errorf("read blob %d at %d: %w", s.ID, off, err)
+			if open, done := src.frame(s.ID, off, n); open != nil {
+				l.seal(open)
+				done()
+			} else {
+				body := l.frame(kindData, dataHead+n)
+				binary.BigEndian.PutUint32(body, uint32(s.ID))
+				binary.BigEndian.PutUint64(body[4:], uint64(off))
+				if err := src.readAt(s.ID, body[dataHead:], off); err != nil {
+					return fmt.Errorf("read blob %d at %d: %w", s.ID, off, err)
+				}
+				l.seal(l.buf)
 			}
-			if err := l.send(); err != nil {
+			if err := l.flush(); err != nil {
 				return err
 			}
 			off += int64(n)
@@ -99,6 +108,7 @@ func feedBlob(ctx context.Context, l *link, src source, s span, sent func(int)) 
 // take receives over a link what the store lacks. It returns nil when all is
 // whole, and ErrDigest when a blob was not what it should be.
 func take(l *link, s *store) error {
+	defer s.recent.clear() // who sends next may know better
 	lacks, _ := s.lacking()
 	if err := l.sendJSON(kindHello, lacks); err != nil {
 		return err
@@ -114,7 +124,7 @@ func take(l *link, s *store) error {
 		switch {
 		case kind == kindData && len(body) >= dataHead:
 			id, off := int(binary.BigEndian.Uint32(body)), binary.BigEndian.Uint64(body[4:])
-			if err := s.append(id, int64(off), body[dataHead:]); err != nil {
+			if err := s.add(id, int64(off), body[dataHead:], l); err != nil {
 				return err
 			}
 		case kind == kindEnd:

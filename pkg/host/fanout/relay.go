@@ -435,6 +435,7 @@ func (r *relay) send(ctx context.Context, c child) {
 	r.mu.Unlock()
 	r.wg.Go(func() {
 		defer cancel()
+		defer r.store.recent.use()()
 		err := handOn(ctx, c.Addr, r.key, r.store)
 		switch {
 		case err == nil:

@@ -65,6 +65,8 @@ type store struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed at every change, and made anew
 	slots   map[int]*slot
+
+	recent recent
 }
 
 // slot is one blob that this host wants.
@@ -310,7 +312,10 @@ func (s *store) notify() {
 // append adds bytes to a blob. Those that follow what is there count at once,
 // others as soon as what is between them has come. What is there already is left
 // alone. Safe for concurrent use.
-func (s *store) append(id int, off int64, p []byte) error {
+func (s *store) append(id int, off int64, p []byte) error { return s.add(id, off, p, nil) }
+
+// add is append of what came over a link, whose frame stays in memory for a while.
+func (s *store) add(id int, off int64, p []byte, from *link) error {
 	s.mu.Lock()
 	x := s.slots[id]
 	if x == nil || off < 0 || off > x.blob.Size || int64(len(p)) > x.blob.Size-off {
@@ -333,6 +338,9 @@ func (s *store) append(id int, off int64, p []byte) error {
 		return err
 	}
 	have := x.have
+	if from != nil && off == have { // others may have been there before: theirs count
+		from.box = s.recent.put(id, off, len(p), from.box)
+	}
 	if off <= have {
 		x.sum.Write(p[have-off:])
 		have = off + int64(len(p))
@@ -438,4 +446,9 @@ func (s *store) lacking() (missing []span, have int64) {
 	}
 	sortSpans(missing)
 	return missing, have
+}
+
+// frame returns a frame that came in not long ago.
+func (s *store) frame(id int, off int64, n int) (open []byte, done func()) {
+	return s.recent.get(id, off, n)
 }

@@ -14,7 +14,9 @@ import (
 // others as Relay takes them. The sizes, in bytes, are by digest.
 func Stored(ctx context.Context, r host.Reader, also ...string) (map[string]int64, error) {
 	argv := append([]string{"find", filepath.Join(Root(), "sha256")}, also...)
-	out, err := r.Query(ctx, host.Command(append(argv, "-maxdepth", "1", "-type", "f", "-printf", `%f %s\n`)...))
+	c := host.Command(append(argv, "-maxdepth", "1", "-type", "f", "-printf", `%f %s\n`)...)
+	c.Once = true // it changes while nothing else on the host does
+	out, err := r.Query(ctx, c)
 	var x *host.ExitError
 	if err != nil && !errors.As(err, &x) { // find complains of folders that are not there
 		return nil, err

@@ -146,10 +146,20 @@ func (l *link) frame(kind byte, size int) []byte {
 
 // send seals and writes what frame gave.
 func (l *link) send() error {
+	l.seal(l.buf)
+	return l.flush()
+}
+
+// seal makes the next frame of an open one, for flush.
+func (l *link) seal(open []byte) {
 	l.sealed = append(l.sealed[:0], 0, 0, 0, 0)
-	l.sealed = l.out.Seal(l.sealed, nonce(l.put), l.buf, nil)
+	l.sealed = l.out.Seal(l.sealed, nonce(l.put), open, nil)
 	l.put++
 	binary.BigEndian.PutUint32(l.sealed, uint32(len(l.sealed)-4))
+}
+
+// flush writes what seal made.
+func (l *link) flush() error {
 	l.stalled.Reset(stall)
 	_, err := l.conn.Write(l.sealed)
 	if !l.stalled.Stop() && err != nil {

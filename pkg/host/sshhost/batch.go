@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/base64"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,14 +15,12 @@ import (
 	"github.com/kocli/kocli/pkg/host"
 )
 
-// answer has q run "$@" and print stdout in base64 with "[status]" at any place in it,
-// "|", the length of stderr, ":", and stderr; r does the same for a file that is read,
-// after a "!" where that failed at first. The shell counts bytes, as environment sets
-// its locale. No temporary file is made, so a dry run leaves no trace on a machine; and
-// few processes are, because a batch asks a hundred questions.
-const answer = `exec 3>&1
-q() { e=$( { { "$@" </dev/null 3>&-; printf '[%d]' "$?" >&3; } | base64 -w0 >&3; } 2>&1 ); printf '|%d:%s\n' "${#e}" "$e" >&3; }
-r() { if base64 -w0 -- "$1" </dev/null >&3 2>/dev/null; then printf '[0]|0:\n' >&3; else printf '!' >&3; q cat -- "$1"; fi; }
+// answer has q run "$@" and print what it says as it is, each answer followed by a
+// mark: a line that nothing on the host can know, as it is made anew for each script.
+// stdout has the status after it, stderr nothing. No temporary file is made, so a dry
+// run leaves no trace on a machine; and a question costs one process, because a batch
+// asks a hundred of them.
+const answer = `q() { "$@" </dev/null; printf '\n%s %d\n' "$k" "$?"; printf '\n%s\n' "$k" >&2; }
 `
 
 // Batch runs many commands in one round trip; in two where some need root and
@@ -58,17 +56,14 @@ func (h *Host) Batch(ctx context.Context, cmds []host.Cmd) ([]host.Result, error
 
 func (h *Host) batch(ctx context.Context, root bool, cmds []host.Cmd) ([]host.Result, error) {
 	asked := merge(cmds)
+	mark := rand.Text()
 	var script bytes.Buffer
-	script.WriteString(answer)
+	script.WriteString("k=" + mark + "\n" + answer)
 	for _, a := range asked {
-		if a.reads() {
-			script.WriteString("r " + host.Quote(a.argv[2]) + "\n")
-			continue
-		}
 		script.WriteString("q " + host.Quote(append(a.limit(), a.argv...)...) + "\n")
 	}
 	o, err := h.run(ctx, host.Cmd{Argv: []string{"sh", "-s"}, Root: root, Stdin: &script})
-	answers, bad := parseAnswers(o.Stdout)
+	answers, bad := parseAnswers(mark, o)
 	if n := len(answers); ctx.Err() != nil && o.Stdout != nil && n < len(asked) {
 		return nil, fmt.Errorf("%s: %w", asked[n].name(cmds), context.Cause(ctx)) // the first without an answer is the one that hangs
 	}
@@ -97,11 +92,6 @@ type asked struct {
 	files []string // one for each, when they were merged
 
 	timeout time.Duration // zero means: as long as all of them
-}
-
-// reads reports whether it only reads a file.
-func (a asked) reads() bool {
-	return len(a.argv) == 3 && a.argv[0] == "cat" && a.argv[1] == "--" && a.timeout == 0
 }
 
 // timedOut is the status with which coreutils' timeout ends a program.
@@ -202,46 +192,21 @@ func (a asked) split(r host.Result, out []host.Result) {
 }
 
 // parseAnswers takes apart what the answers of a script print, up to the first that is
-// not whole. Its error says what cannot be read.
-func parseAnswers(said []byte) (out []host.Result, err error) {
-	for len(said) > 0 {
-		stdout, rest, ok := bytes.Cut(said, []byte("|"))
-		length, rest, more := bytes.Cut(rest, []byte(":"))
+// not whole. Of what was complained of without end, the rest is missing.
+func parseAnswers(mark string, said host.Output) (out []host.Result, err error) {
+	stdout, stderr := said.Stdout, said.Stderr
+	for {
+		text, rest, ok := bytes.Cut(stdout, []byte("\n"+mark+" "))
+		status, rest, more := bytes.Cut(rest, []byte("\n"))
 		if !ok || !more {
 			return out, nil
 		}
-		n, err := strconv.Atoi(string(length))
-		if err != nil || n < 0 {
-			return out, fmt.Errorf("answer %.40q: %.20q is no length", said, length)
-		}
-		if len(rest) < n+1 {
-			return out, nil
-		}
-		if rest[n] != '\n' {
-			return out, fmt.Errorf("answer %.40q does not end with its line", said)
-		}
-		r, err := parseAnswer(string(stdout))
+		code, err := strconv.Atoi(string(status))
 		if err != nil {
-			return out, err
+			return out, fmt.Errorf("answer %.40q has the status %.20q", text, status)
 		}
-		r.Stderr = bytes.Clone(rest[:n])
-		out, said = append(out, r), rest[n+1:]
+		complaint, others, _ := bytes.Cut(stderr, []byte("\n"+mark+"\n"))
+		out = append(out, host.Result{Output: host.Output{Stdout: bytes.Clone(text), Stderr: bytes.Clone(complaint)}, Code: code})
+		stdout, stderr = rest, others
 	}
-	return out, nil
-}
-
-// parseAnswer takes stdout and status apart.
-func parseAnswer(said string) (r host.Result, err error) {
-	said = said[strings.LastIndex(said, "!")+1:]
-	from, to := strings.Index(said, "["), strings.Index(said, "]")
-	if from < 0 || to < from {
-		return r, fmt.Errorf("answer %.40q has no status", said)
-	}
-	if r.Code, err = strconv.Atoi(said[from+1 : to]); err != nil {
-		return r, fmt.Errorf("answer %.40q: %w", said, err)
-	}
-	if r.Stdout, err = base64.StdEncoding.DecodeString(said[:from] + said[to+1:]); err != nil {
-		return r, fmt.Errorf("answer %.40q is not base64", said)
-	}
-	return r, nil
 }

@@ -55,16 +55,24 @@ type Options struct {
 
 // Push has every node hold what its steps will need. It runs once for all of
 // them, on whichever node its phase names.
-func Push(o Options) plan.Step { return push{o} }
+func Push(o Options) plan.Step { return &push{Options: o} }
 
-type push struct{ Options }
+type push struct {
+	Options
+	// needs are the changes that the steps of each node would make, step by step, as
+	// Apply found them: bringing content there does not change them, and the check that
+	// follows asks only what the stores hold now. nil where they have to be asked for.
+	needs [][][]plan.Change
+}
 
 // ID is the step's name.
-func (p push) ID() string { return "content/push" }
+func (p *push) ID() string { return "content/push" }
 
 // Check asks every node what it lacks.
-func (p push) Check(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
-	lacking, err := p.lacking(ctx)
+func (p *push) Check(ctx context.Context, _ host.Reader) ([]plan.Change, error) {
+	known := p.needs
+	p.needs = nil
+	lacking, _, err := p.lacking(ctx, known)
 	if err != nil {
 		return nil, err
 	}
@@ -98,31 +106,38 @@ type lack struct {
 
 func (l lack) nothing() bool { return len(l.items)+len(l.make)+len(l.rests) == 0 }
 
-// lacking returns what each node lacks. What is nowhere is an error.
-func (p push) lacking(ctx context.Context) ([]lack, error) {
+// lacking returns what each node lacks, and what its steps would change: that is asked
+// for where it is not known. What is nowhere is an error.
+func (p *push) lacking(ctx context.Context, known [][][]plan.Change) ([]lack, [][][]plan.Change, error) {
 	out := make([]lack, len(p.Nodes))
+	needs := make([][][]plan.Change, len(p.Nodes))
+	copy(needs, known)
 	errs := make([]error, len(p.Nodes))
 	var g errgroup.Group
 	g.SetLimit(plan.MaxChecked)
 	for i, n := range p.Nodes {
-		g.Go(func() error { out[i], errs[i] = p.lackingOn(ctx, n); return nil })
+		g.Go(func() error { out[i], needs[i], errs[i] = p.lackingOn(ctx, n, needs[i]); return nil })
 	}
 	_ = g.Wait() // the errors are in errs, each with its node
 	for i, err := range errs {
 		if err != nil {
-			return nil, &fault.Error{Op: "ask what is lacking", Node: p.Nodes[i].Name, Err: err}
+			return nil, nil, &fault.Error{Op: "ask what is lacking", Node: p.Nodes[i].Name, Err: err}
 		}
 	}
-	return out, p.refusal(out)
+	return out, needs, p.refusal(out)
 }
 
-func (p push) lackingOn(ctx context.Context, n Node) (lack, error) {
+func (p *push) lackingOn(ctx context.Context, n Node, needs [][]plan.Change) (lack, [][]plan.Change, error) {
 	r, err := p.Dialer.Look(ctx, n.Name)
 	if err != nil {
-		return lack{}, err
+		return lack{}, nil, err
 	}
 	steps := slices.Concat(n.Steps, n.First)
-	needs := make([][]plan.Change, len(steps))
+	if needs != nil {
+		steps = nil
+	} else {
+		needs = make([][]plan.Change, len(steps))
+	}
 	errs := make([]error, len(steps)+1)
 	var have map[string]int64
 	var wg sync.WaitGroup
@@ -133,7 +148,7 @@ func (p push) lackingOn(ctx context.Context, n Node) (lack, error) {
 	wg.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return lack{}, err
+			return lack{}, nil, err
 		}
 	}
 	var out lack
@@ -157,28 +172,29 @@ func (p push) lackingOn(ctx context.Context, n Node) (lack, error) {
 		err = p.made(ctx, r, others, have, &out)
 		p.first(slices.Concat(needs[len(n.Steps):]...), &out)
 	}
-	return out, err
+	return out, needs, err
 }
 
 // Apply pushes to all nodes that lack something, and has them make the rest.
-func (p push) Apply(ctx context.Context, _ host.Host) error {
-	lacking, err := p.lacking(ctx)
+func (p *push) Apply(ctx context.Context, _ host.Host) error {
+	lacking, needs, err := p.lacking(ctx, nil)
 	if err != nil {
 		return err
 	}
-	if err = p.send(ctx, lacking); err == nil && p.Delta != nil {
-		err = p.makeAll(ctx, lacking)
+	if err := p.send(ctx, lacking); err != nil {
+		return err
 	}
-	for _, n := range p.Nodes { // they have been written to
-		if r, err := p.Dialer.Look(ctx, n.Name); err == nil {
-			plan.Forget(r)
+	if p.Delta != nil {
+		if err := p.makeAll(ctx, lacking); err != nil {
+			return err
 		}
 	}
-	return err
+	p.needs = needs
+	return nil
 }
 
 // send brings the items to all nodes that lack some.
-func (p push) send(ctx context.Context, lacking []lack) error {
+func (p *push) send(ctx context.Context, lacking []lack) error {
 	o := fanout.Options{
 		Mode: p.Mode, Now: p.Now, Say: func(s string) { plan.Say(ctx, s) },
 		Progress: func(done, total int64) { plan.Transfer(ctx, "content", done, total) },

@@ -59,12 +59,12 @@ func (e *NowhereError) Error() string {
 // Refusal asks every node what it lacks, and refuses a delta that does not lead
 // there. It changes nothing.
 func Refusal(ctx context.Context, o Options) error {
-	_, err := push{o}.lacking(ctx)
+	_, _, err := (&push{Options: o}).lacking(ctx, nil)
 	return err
 }
 
 // refusal lists what is nowhere. Hosts that lack the same are named together.
-func (p push) refusal(lacking []lack) error {
+func (p *push) refusal(lacking []lack) error {
 	var order []string
 	same := map[string]*fault.Error{}
 	for i, l := range lacking {
@@ -88,7 +88,7 @@ func (p push) refusal(lacking []lack) error {
 
 // made finds out how a node comes by blobs that the delta does not hold as they
 // are.
-func (p push) made(ctx context.Context, r host.Reader, digests []string, have map[string]int64, out *lack) error {
+func (p *push) made(ctx context.Context, r host.Reader, digests []string, have map[string]int64, out *lack) error {
 	var patched []archive.DeltaBlob
 	files := map[string]bool{}
 	for _, d := range digests {
@@ -146,7 +146,7 @@ func installed(b archive.DeltaBlob) string {
 }
 
 // first refuses what comes before anything can be made on a host.
-func (p push) first(changes []plan.Change, out *lack) {
+func (p *push) first(changes []plan.Change, out *lack) {
 	for _, c := range changes {
 		for _, d := range c.Content {
 			whole, ours := p.Delta.Blobs[d]
@@ -158,7 +158,7 @@ func (p push) first(changes []plan.Change, out *lack) {
 }
 
 // makeAll has all nodes make what they can, all at once.
-func (p push) makeAll(ctx context.Context, lacking []lack) error {
+func (p *push) makeAll(ctx context.Context, lacking []lack) error {
 	errs := make([]error, len(p.Nodes))
 	bytes := &tally{report: func(done, total int64) { plan.Transfer(ctx, "patches", done, total) }}
 	var wg sync.WaitGroup

@@ -3,7 +3,6 @@ package sshtest
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"io"
 	"net"
@@ -128,29 +127,20 @@ func (r *Replay) rooted(text string) string {
 	return text
 }
 
-// unrooted takes Root out of the answers to a batch of questions, line by line.
-func (r *Replay) unrooted(answers string) string {
+// unrooted takes Root out of answers.
+func (r *Replay) unrooted(said string) string {
 	if r.Root == "" {
-		return answers
+		return said
 	}
-	lines := strings.Split(answers, "\n")
-	for i, l := range lines {
-		if m := answerLine.FindStringSubmatch(l); m != nil {
-			lines[i] = r.clean(m[1]+m[3]) + m[2] + "|" + r.clean(m[4])
-		}
-	}
-	return strings.Join(lines, "\n")
+	return strings.ReplaceAll(said, r.Root, "")
 }
 
-var answerLine = regexp.MustCompile(`^([A-Za-z0-9+/=]*)(\[\d+\])([A-Za-z0-9+/=]*)\|([A-Za-z0-9+/=]*)$`)
-
-func (r *Replay) clean(encoded string) string {
-	text, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return encoded
-	}
-	return base64.StdEncoding.EncodeToString(bytes.ReplaceAll(text, []byte(r.Root), nil))
-}
+// A batch of questions has a mark of its own. Here all have the same one, so that
+// their answers can be remembered.
+var (
+	markLine = regexp.MustCompile(`(?m)^k=([A-Z2-7]{26})$`)
+	sameMark = strings.Repeat("S", 26)
+)
 
 func (r *Replay) session(ch ssh.Channel, reqs <-chan *ssh.Request) {
 	for q := range reqs {
@@ -171,9 +161,13 @@ func (r *Replay) session(ch ssh.Channel, reqs <-chan *ssh.Request) {
 				}
 				stdin = string(data)
 			}
-			a := r.answer(line, stdin)
-			_, _ = ch.Write(a.out)
-			_, _ = ch.Stderr().Write(a.err)
+			mark := sameMark
+			if m := markLine.FindStringSubmatch(stdin); m != nil {
+				mark = m[1]
+			}
+			a := r.answer(line, strings.ReplaceAll(stdin, mark, sameMark))
+			_, _ = ch.Write(bytes.ReplaceAll(a.out, []byte(sameMark), []byte(mark)))
+			_, _ = ch.Stderr().Write(bytes.ReplaceAll(a.err, []byte(sameMark), []byte(mark)))
 			code := make([]byte, 4)
 			binary.BigEndian.PutUint32(code, a.code)
 			_, _ = ch.SendRequest("exit-status", false, code)
@@ -205,7 +199,7 @@ func (r *Replay) answer(line, stdin string) *replayed {
 		var out, bad strings.Builder
 		c.Stdout, c.Stderr = &out, &bad
 		_ = c.Run() // the exit status is the answer
-		a.out, a.err, a.code = []byte(r.unrooted(out.String())), []byte(strings.ReplaceAll(bad.String(), "kocli-ready\n", "")), uint32(max(0, c.ProcessState.ExitCode()))
+		a.out, a.err, a.code = []byte(r.unrooted(out.String())), []byte(r.unrooted(strings.ReplaceAll(bad.String(), "kocli-ready\n", ""))), uint32(max(0, c.ProcessState.ExitCode()))
 	})
 	return a
 }
