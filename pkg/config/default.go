@@ -11,6 +11,7 @@ const (
 	DefaultServiceCIDR      = "10.96.0.0/16"
 	DefaultNodeCIDRMaskSize = 24
 	DefaultDNSDomain        = "cluster.local"
+	DefaultLocalPath        = "/var/lib/kocli-volumes"
 	defaultSSHPort          = 22
 	defaultSSHUser          = "root"
 	defaultAuditMaxAge      = 30
@@ -61,6 +62,23 @@ func Default(c *v1alpha1.Cluster) {
 			def(&list[i].On, v1alpha1.HookOnOperator)
 			def(&list[i].Timeout, defaultHookTimeout)
 		}
+	}
+	for i := range s.Storage {
+		st := &s.Storage[i]
+		def(&st.ReclaimPolicy, reclaimDelete)
+		if st.Default == nil {
+			only := len(s.Storage) == 1
+			st.Default = &only
+		}
+		if st.Type == v1alpha1.StorageLocal {
+			if st.Local == nil {
+				st.Local = &v1alpha1.LocalStorage{}
+			}
+			def(&st.Local.Path, DefaultLocalPath)
+		}
+	}
+	for i := range s.Addons {
+		yes(&s.Addons[i].Enabled)
 	}
 	yes(&s.OS.ManageHosts)
 	yes(&s.OS.ManageSwap)

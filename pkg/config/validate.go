@@ -37,6 +37,8 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, validateHooks(c.Spec.Hooks.AfterUpgrade, spec.Child("hooks", "afterUpgrade"))...)
 	all = append(all, noBlanks(c.Spec.Preflight.Ignore, spec.Child("preflight", "ignore"))...)
 	all = append(all, validateBackup(&c.Spec.Backup, spec.Child("backup"))...)
+	all = append(all, validateAddons(c.Spec.Addons, spec.Child("addons"))...)
+	all = append(all, validateStorage(c.Spec.Storage, spec.Child("storage"))...)
 	all = append(all, validateReserved(&c.Spec, spec)...)
 	if len(all) == 0 {
 		all = validateLogins(c)
@@ -69,8 +71,7 @@ func validateReserved(s *v1alpha1.ClusterSpec, p *field.Path) field.ErrorList {
 		name string
 		set  bool
 	}{
-		{"storage", s.Storage != nil}, {"registry", s.Registry != nil}, {"addons", s.Addons != nil},
-		{"provider", s.Provider != nil},
+		{"registry", s.Registry != nil}, {"provider", s.Provider != nil},
 	} {
 		if r.set {
 			all = append(all, field.Forbidden(p.Child(r.name), "not supported by this version of kocli yet: remove it"))
