@@ -56,7 +56,7 @@ func (s *Session) Preflight(ctx context.Context, facts map[string]probe.Facts) (
 func (s *Session) payload(n inventory.Node, f probe.Facts) payload.Payload {
 	return payload.For(s.bundle, payload.Target{
 		Kubernetes: s.inv.Version(), Arch: f.Arch, ControlPlane: n.ControlPlane,
-		CNI: string(s.inv.Spec.Network.CNI.Name), Endpoint: string(s.inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: s.inv.ExternalEtcd() != nil, Distribution: f.OS.ID, Release: f.OS.Version,
+		CNI: string(s.inv.Spec.Network.CNI.Name), Endpoint: string(s.inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: s.inv.ExternalEtcd() != nil, Addons: s.addons, Distribution: f.OS.ID, Release: f.OS.Version,
 	})
 }
 
