@@ -7,6 +7,7 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 
 bundle=$cache/bundle-$kubernetes/kocli-$kubernetes-amd64.tar
+addons_bundle=$cache/bundle-addons-$kubernetes/kocli-addons-$kubernetes-amd64.tar
 next_bundle=$cache/bundle-$next_kubernetes/kocli-$next_kubernetes-amd64.tar
 work=$cache/run/e2e
 tags=e2e list=scripts/must-run-tests.txt json=$cache/e2e.json
@@ -24,6 +25,8 @@ trap 'exit 130' INT TERM
 make -C "$repo" --no-print-directory build >&2
 say "bundle"
 bundle_build "$bundle"
+say "bundle with add-ons"
+bundle_build "$addons_bundle" addons
 if [ -n "${KOCLI_E2E_LONG:-}" ]; then
 	KOCLI_E2E_S3=$("$repo/scripts/tools/build.sh" versitygw)
 	export KOCLI_E2E_S3
@@ -41,7 +44,7 @@ for user in root ops deploy; do cluster_yaml e2e "$user" >"$work/$user.yaml"; do
 say "journeys"
 KOCLI_E2E_ETCD=$("$repo/scripts/upstream/build.sh" etcd)/etcd
 export KOCLI_E2E_ETCD KOCLI_E2E_KOCLI=$kocli KOCLI_E2E_BUNDLE=$bundle KOCLI_E2E_WORK=$work KOCLI_E2E_LAB=$lab
-export KOCLI_E2E_NEXT_BUNDLE=$next_bundle KOCLI_E2E_KUBERNETES=$kubernetes KOCLI_E2E_NEXT=$next_kubernetes
+export KOCLI_E2E_ADDONS_BUNDLE=$addons_bundle KOCLI_E2E_NEXT_BUNDLE=$next_bundle KOCLI_E2E_KUBERNETES=$kubernetes KOCLI_E2E_NEXT=$next_kubernetes
 export KOCLI_LAB_KEY KOCLI_LAB_KNOWN_HOSTS KOCLI_LAB_OPS_PASSWORD_FILE
 cd "$repo"
 go test -tags "$tags" -count=1 -v -failfast -timeout 60m -json ./scripts/e2e "$@" | tee "$json" |
