@@ -23,7 +23,11 @@ bundle_build() {
 	local out=$1 kind=${2:-} args=()
 	local work=$cache/bundle-${kind:+$kind-}$kubernetes
 	mkdir -p "$work" "$(dirname "$out")"
-	cp "$repo/examples/bundle-${kind:+$kind-}$kubernetes-amd64.yaml" "$work/bundle.yaml"
+	if [ -n "$kind" ]; then # there is one example of each kind, for all versions
+		sed "s/v1\.36\.3/$kubernetes/g" "$repo/examples/bundle-$kind-v1.36.3-amd64.yaml" >"$work/bundle.yaml"
+	else
+		cp "$repo/examples/bundle-$kubernetes-amd64.yaml" "$work/bundle.yaml"
+	fi
 	if online; then
 		say "bundle: official releases, from the internet"
 	else
