@@ -15,3 +15,9 @@ var Catalogue []byte
 //
 //go:embed upgrades.yaml
 var Upgrades []byte
+
+// Addons is addons.yaml: what can run in a cluster beside Kubernetes.
+// pkg/archive/catalogue reads it.
+//
+//go:embed addons.yaml
+var Addons []byte

@@ -15,19 +15,26 @@ say() { printf '\n== %s\n' "$*" >&2; }
 # online succeeds where upstream's releases can be had.
 online() { curl -fsSL --max-time 5 -o /dev/null "https://dl.k8s.io/$kubernetes/bin/linux/amd64/kubeadm.sha256" 2>/dev/null; }
 
-# bundle_build OUT builds the bundle of the example, from upstream where it
+# bundle_build OUT [KIND] builds the bundle of the example (examples/bundle-KIND-...,
+# whose components scripts/upstream/build.sh KIND builds), from upstream where it
 # answers and from components built from pinned modules where it does not. The
 # lock of a lab's mirror is not the lock of upstream, so the YAML is copied.
 bundle_build() {
-	local out=$1 work=$cache/bundle-$kubernetes args=()
+	local out=$1 kind=${2:-} args=()
+	local work=$cache/bundle-${kind:+$kind-}$kubernetes
 	mkdir -p "$work" "$(dirname "$out")"
-	cp "$repo/examples/bundle-$kubernetes-amd64.yaml" "$work/bundle.yaml"
+	if [ -n "$kind" ]; then # there is one example of each kind, for all versions
+		sed "s/v1\.36\.3/$kubernetes/g" "$repo/examples/bundle-$kind-v1.36.3-amd64.yaml" >"$work/bundle.yaml"
+	else
+		cp "$repo/examples/bundle-$kubernetes-amd64.yaml" "$work/bundle.yaml"
+	fi
 	if online; then
 		say "bundle: official releases, from the internet"
 	else
 		say "bundle: components built from pinned Go modules (upstream's releases cannot be reached)"
 		"$repo/scripts/upstream/build.sh" all >&2
 		"$repo/scripts/upstream/build.sh" kubernetes "$kubernetes" >&2
+		if [ -n "$kind" ]; then "$repo/scripts/upstream/build.sh" "$kind" >&2; fi
 		args=(--mirror "$("$repo/scripts/upstream/serve.sh" start | tail -1)" --update-lock)
 	fi
 	"$kocli" bundle build -f "$work/bundle.yaml" --to "$out" --cache "$cache/bundle" "${args[@]}"

@@ -26,6 +26,7 @@ type InspectedItem struct {
 	Role       Role     `json:"role"`
 	Kubernetes []string `json:"kubernetes,omitempty"`
 	CNI        string   `json:"cni,omitempty"`
+	Addons     []string `json:"addons,omitempty"`
 	Licence    string   `json:"licence,omitempty"`
 	Source     string   `json:"source,omitempty"`
 	Digest     string   `json:"digest"`
@@ -50,7 +51,7 @@ func (b *Bundle) Inspect() Inspection {
 		it := &m.Items[i]
 		line := InspectedItem{
 			Kind: it.Kind, Name: it.Name, Version: it.Version, Arch: it.Arch, Role: it.Role, Kubernetes: it.Kubernetes,
-			CNI: it.CNI, Licence: it.Licence, Source: it.Source, Digest: it.Digest, Size: it.Size,
+			CNI: it.CNI, Addons: it.Addons, Licence: it.Licence, Source: it.Source, Digest: it.Digest, Size: it.Size,
 		}
 		mine := map[string]bool{}
 		for _, d := range it.descriptors() {

@@ -88,8 +88,10 @@ type Item struct {
 	// Endpoint has the modes of the control plane endpoint that need it alone, with
 	// the role of the hosts that do. Empty: all need it.
 	Endpoint map[string]Role `json:"endpoint,omitempty"`
-	Licence  string          `json:"licence,omitempty"` // SPDX expression, or "see package"
-	Source   string          `json:"source,omitempty"`  // upstream URL, whichever mirror served it
+	// Addons are those that need it alone. Empty: it does not belong to one.
+	Addons  []string `json:"addons,omitempty"`
+	Licence string   `json:"licence,omitempty"` // SPDX expression, or "see package"
+	Source  string   `json:"source,omitempty"`  // upstream URL, whichever mirror served it
 	// SourceDigest is the digest of what Source serves, where the item is a
 	// part of it, a program out of upstream's tarball; or made of it, an image
 	// whose layers were packed anew.
@@ -147,6 +149,7 @@ func (m *Manifest) normalise() {
 	})
 	for i := range m.Items {
 		slices.Sort(m.Items[i].Kubernetes)
+		slices.Sort(m.Items[i].Addons)
 	}
 	slices.SortFunc(m.Items, compareItems)
 }
@@ -238,6 +241,11 @@ func (it *Item) validate() error {
 	for mode, r := range it.Endpoint {
 		if !wordForm.MatchString(mode) || r != RoleAll && r != RoleControlPlane && r != RoleWorker {
 			return fmt.Errorf("endpoint mode %q or its role %q is not valid", mode, r)
+		}
+	}
+	for _, name := range it.Addons {
+		if !wordForm.MatchString(name) {
+			return fmt.Errorf("add-on %q is not a name", name)
 		}
 	}
 	if !wordForm.MatchString(it.Arch) {

@@ -12,7 +12,11 @@ type Filter struct {
 	Arch       string // architecture of the host
 	CNI        string // CNI of the cluster; "" leaves none out
 	Endpoint   string // mode of the control plane endpoint; "" leaves none out
+	Addons     string // those of the cluster, with blanks between; "" leaves none out, NoAddons all
 }
+
+// NoAddons is the filter of a cluster without add-ons.
+const NoAddons = " "
 
 // match reports whether an item is wanted. An item for all roles, versions, CNIs
 // or endpoints is wanted by each of them.
@@ -31,6 +35,9 @@ func (f Filter) match(it *Item) bool {
 		if !ok || f.Role != "" && f.Role != RoleAll && r != RoleAll && r != f.Role {
 			return false
 		}
+	}
+	if f.Addons != "" && len(it.Addons) > 0 && !slices.ContainsFunc(strings.Fields(f.Addons), func(n string) bool { return slices.Contains(it.Addons, n) }) {
+		return false
 	}
 	if f.Kubernetes == "" || len(it.Kubernetes) == 0 {
 		return true

@@ -50,6 +50,8 @@ type SpecBody struct {
 	Architectures []string `json:"architectures"`
 	// CNIs to bring: flannel.
 	CNI []string `json:"cni,omitempty"`
+	// Add-ons of kocli's list to bring: their charts and images.
+	Addons []SpecAddon `json:"addons,omitempty"`
 	// Versions of components that differ from the catalogue: "containerd": "2.2.8".
 	Components map[string]string `json:"components,omitempty"`
 	// Operating systems whose packages to bring.
@@ -63,6 +65,15 @@ type SpecBody struct {
 	ExtraFiles []ExtraFile `json:"extraFiles,omitempty"`
 	// Further Helm charts.
 	ExtraCharts []ExtraChart `json:"extraCharts,omitempty"`
+}
+
+// SpecAddon asks for an add-on.
+type SpecAddon struct {
+	// Name, as "kocli addon list" shows it.
+	Name string `json:"name"`
+	// Version of its chart. Default: the newest that fits all versions of
+	// Kubernetes above.
+	Version string `json:"version,omitempty"`
 }
 
 // OSPackages asks for the packages of one operating system, with everything
@@ -130,6 +141,7 @@ func (s *Spec) validate() field.ErrorList {
 		return ""
 	})...)
 	errs = append(errs, validateList(p.Child("cni"), s.Spec.CNI, false, validWord)...)
+	errs = append(errs, s.Spec.validateAddons(p.Child("addons"))...)
 	for name, v := range s.Spec.Components {
 		if !versionForm.MatchString(v) {
 			errs = append(errs, field.Invalid(p.Child("components").Key(name), v, "must be a version"))

@@ -141,6 +141,23 @@ func (s *SpecBody) validateFiles(p *field.Path) field.ErrorList {
 	return errs
 }
 
+func (s *SpecBody) validateAddons(p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, a := range s.Addons {
+		at := p.Index(i)
+		if !chartName.MatchString(a.Name) {
+			errs = append(errs, field.Invalid(at.Child("name"), a.Name, "must be the name of an add-on"))
+		}
+		if a.Version != "" && !chartVersion.MatchString(a.Version) {
+			errs = append(errs, field.Invalid(at.Child("version"), a.Version, "must be an exact version such as 1.2.3"))
+		}
+		if slices.Contains(s.Addons[:i], a) {
+			errs = append(errs, field.Duplicate(at, a.Name))
+		}
+	}
+	return errs
+}
+
 func webURL(s string, schemes ...string) bool {
 	u, err := url.Parse(s)
 	return err == nil && slices.Contains(schemes, u.Scheme) && u.Host != "" && u.User == nil

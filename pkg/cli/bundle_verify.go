@@ -100,7 +100,11 @@ func closureOf(inv *inventory.Inventory, b *archive.Bundle) (*closure.Report, er
 	if err != nil {
 		return nil, err
 	}
-	r, err := closure.Check(closure.Input{Inventory: inv, Bundle: b, Catalogue: cat})
+	known, err := catalogue.EmbeddedAddons()
+	if err != nil {
+		return nil, err
+	}
+	r, err := closure.Check(closure.Input{Inventory: inv, Bundle: b, Catalogue: cat, Addons: known})
 	return &r, err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kocli/kocli/pkg/addon"
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/fault"
@@ -44,7 +45,7 @@ func (a *app) read() ([]byte, error) {
 
 // parse decodes and validates the text of a cluster YAML.
 func (a *app) parse(raw []byte, more ...config.Validator) (*v1alpha1.Cluster, error) {
-	all := append([]config.Validator{kubeadm.ValidateOverrides, preflight.ValidateIgnore}, more...)
+	all := append([]config.Validator{kubeadm.ValidateOverrides, preflight.ValidateIgnore, addon.Validate}, more...)
 	return config.Read(a.file, bytes.NewReader(raw), all...)
 }
 

@@ -102,7 +102,7 @@ Typing a command again after a failure goes on from what is true on the hosts.`,
 	f.StringVar(&a.config, "config", "", "`file` with values for flags (default HOME/config.yaml); see kocli help environment")
 	root.AddCommand(
 		a.initCommand(), a.validateCommand(), a.planCommand(), a.preflightCommand(), a.createCommand(), a.scaleCommand(), a.upgradeCommand(), a.nodeCommand(), a.statusCommand(),
-		a.kubeconfigCommand(), a.certsCommand(), a.resetCommand(), a.execCommand(), a.bundleCommand(), a.registryCommand(), a.backupCommand(), a.recoverCommand(), a.versionCommand(), a.schemaCommand(),
+		a.kubeconfigCommand(), a.addonCommand(), a.certsCommand(), a.resetCommand(), a.execCommand(), a.bundleCommand(), a.registryCommand(), a.backupCommand(), a.recoverCommand(), a.versionCommand(), a.schemaCommand(),
 		completionCommand(),
 	)
 	root.AddCommand(topics()...)

@@ -11,6 +11,7 @@ const (
 	DefaultServiceCIDR      = "10.96.0.0/16"
 	DefaultNodeCIDRMaskSize = 24
 	DefaultDNSDomain        = "cluster.local"
+	DefaultLocalPath        = "/var/lib/kocli-volumes"
 	defaultSSHPort          = 22
 	defaultSSHUser          = "root"
 	defaultAuditMaxAge      = 30
@@ -71,6 +72,23 @@ func Default(c *v1alpha1.Cluster) {
 		def(&b.Port, defaultRegistryPort)
 		def(&b.DataDir, defaultRegistryDir)
 		def(&b.Username, defaultRegistryUser)
+	}
+	for i := range s.Storage {
+		st := &s.Storage[i]
+		def(&st.ReclaimPolicy, reclaimDelete)
+		if st.Default == nil {
+			only := len(s.Storage) == 1
+			st.Default = &only
+		}
+		if st.Type == v1alpha1.StorageLocal {
+			if st.Local == nil {
+				st.Local = &v1alpha1.LocalStorage{}
+			}
+			def(&st.Local.Path, DefaultLocalPath)
+		}
+	}
+	for i := range s.Addons {
+		yes(&s.Addons[i].Enabled)
 	}
 	yes(&s.OS.ManageHosts)
 	yes(&s.OS.ManageSwap)

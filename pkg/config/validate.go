@@ -38,6 +38,8 @@ func Validate(c *v1alpha1.Cluster) field.ErrorList {
 	all = append(all, noBlanks(c.Spec.Preflight.Ignore, spec.Child("preflight", "ignore"))...)
 	all = append(all, validateBackup(&c.Spec.Backup, spec.Child("backup"))...)
 	all = append(all, validateRegistry(&c.Spec, spec)...)
+	all = append(all, validateAddons(c.Spec.Addons, spec.Child("addons"))...)
+	all = append(all, validateStorage(c.Spec.Storage, spec.Child("storage"))...)
 	all = append(all, validateReserved(&c.Spec, spec)...)
 	if len(all) == 0 {
 		all = validateLogins(c)
@@ -70,7 +72,6 @@ func validateReserved(s *v1alpha1.ClusterSpec, p *field.Path) field.ErrorList {
 		name string
 		set  bool
 	}{
-		{"storage", s.Storage != nil}, {"addons", s.Addons != nil},
 		{"provider", s.Provider != nil},
 	} {
 		if r.set {

@@ -45,7 +45,12 @@ type Client struct {
 	dynamic dynamic.Interface
 	mapper  meta.RESTMapper
 	asked   nodeQuestions
+	config  *rest.Config // for libraries that make clients of their own
 }
+
+// Config returns a configuration for libraries that make clients of their own. They
+// share this client's connection, and what it may do.
+func (c *Client) Config() *rest.Config { return rest.CopyConfig(c.config) }
 
 // Access hands out clients, one for each control plane and kind of access, so
 // that the checks of a run share a connection.
@@ -138,7 +143,9 @@ func local(kubeconfig []byte, dial func(ctx context.Context, network, address st
 		return nil, err
 	}
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(typed.Discovery()))
-	return &Client{Typed: typed, dynamic: dyn, mapper: mapper}, nil
+	return &Client{Typed: typed, dynamic: dyn, mapper: mapper, config: &rest.Config{
+		Host: localServer, Transport: hc.Transport, QPS: cfg.QPS, Burst: cfg.Burst, UserAgent: cfg.UserAgent, WarningHandler: cfg.WarningHandler,
+	}}, nil
 }
 
 // reader refuses every request that could change something.

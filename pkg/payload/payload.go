@@ -4,6 +4,7 @@
 package payload
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,11 +24,12 @@ type Target struct {
 	Arch         string // "amd64"
 	ControlPlane bool
 	CNI          string
-	Endpoint     string // mode of the control plane endpoint: "vip"
-	ExternalEtcd bool   // its image is not needed
-	Registry     bool   // it runs the built-in registry
-	Distribution string // "debian", for packages
-	Release      string // "12"
+	Endpoint     string   // mode of the control plane endpoint: "vip"
+	ExternalEtcd bool     // its image is not needed
+	Registry     bool     // it runs the built-in registry
+	Addons       []string // of the cluster; nil means that it has none
+	Distribution string   // "debian", for packages
+	Release      string   // "12"
 }
 
 // Payload is a bundle as one node sees it.
@@ -45,7 +47,8 @@ func (p Payload) filter() archive.Filter {
 	if p.target.ControlPlane {
 		role = archive.RoleControlPlane
 	}
-	return archive.Filter{Role: role, Arch: p.target.Arch, Kubernetes: p.target.Kubernetes, CNI: p.target.CNI, Endpoint: p.target.Endpoint}
+	return archive.Filter{Role: role, Arch: p.target.Arch, Kubernetes: p.target.Kubernetes, CNI: p.target.CNI, Endpoint: p.target.Endpoint,
+		Addons: cmp.Or(strings.Join(p.target.Addons, " "), archive.NoAddons)}
 }
 
 // Items returns all that the node needs.

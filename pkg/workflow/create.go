@@ -38,6 +38,7 @@ import (
 // Cluster is what the phases of a workflow are made from.
 type Cluster struct {
 	Inventory *inventory.Inventory
+	SpecFile  string // the cluster YAML, for hints
 	// Seed is the control plane through which the cluster is reached, and where a
 	// new one starts.
 	Seed    inventory.Node
@@ -225,6 +226,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 			s, err := network.Verify(inv, c.Payload(n), c.API())
 			return []plan.Step{s}, err
 		})},
+		{Name: addonsPhase, Needs: []string{"verify"}, Nodes: seed, Steps: node(c.addonSteps)},
 	}
 }
 

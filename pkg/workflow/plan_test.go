@@ -66,6 +66,13 @@ func newLab(t testing.TB, example string) *lab {
 	l := &lab{inv: inv, hosts: map[string]*hosttest.Machine{}, wire: &hosttest.Wire{}}
 	l.api = kubetest.NewCluster(l.wire)
 	t.Cleanup(l.api.Close)
+	var charts *archive.Bundle
+	if len(inv.Spec.Addons)+len(inv.Spec.Storage) > 0 {
+		charts = archivetest.WithAddons(t)
+		b = charts
+		l.api.RunWorkloads(nil)
+		l.api.Answer = l.metrics
+	}
 	facts := map[string]probe.Facts{}
 	for _, n := range inv.Nodes {
 		m := hosttest.OS(hosttest.New(n.Name))
@@ -96,7 +103,7 @@ func newLab(t testing.TB, example string) *lab {
 		facts[n.Name] = probe.Facts{Node: n.Name, Arch: archivetest.Arch, OS: probe.OS{ID: "debian", Version: "12"}}
 	}
 	l.cluster = &workflow.Cluster{
-		Inventory: inv, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(),
+		Inventory: inv, Bundle: charts, Seed: inv.Seed(), Facts: facts, Dialer: l, Access: kube.NewAccess(),
 		Secret: func(context.Context, v1alpha1.SecretRef, string) (string, error) { return "canary-7", nil },
 		EtcdCredentials: func() (etcd.Credentials, error) {
 			return etcd.Credentials{CA: []byte("ca"), Cert: []byte("certificate"), Key: []byte(etcdKey)}, nil
@@ -105,11 +112,23 @@ func newLab(t testing.TB, example string) *lab {
 		Payload: func(n inventory.Node) payload.Payload {
 			return payload.For(b, payload.Target{
 				Kubernetes: inv.Version(), Arch: archivetest.Arch, ControlPlane: n.ControlPlane, CNI: string(inv.Spec.Network.CNI.Name),
-				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: inv.ExternalEtcd() != nil, Distribution: "debian", Release: "12",
+				Endpoint: string(inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: inv.ExternalEtcd() != nil, Addons: []string{"local-path-provisioner", "metrics-server"}, Distribution: "debian", Release: "12",
 			})
 		},
 	}
 	return l
+}
+
+// metrics answers as metrics-server does, once it is there.
+func (l *lab) metrics(path string) (string, bool) {
+	if path != "/apis/metrics.k8s.io/v1beta1/nodes" || l.api.Get("deployments", "kube-system", "metrics-server") == nil {
+		return "", false
+	}
+	var items []string
+	for _, n := range l.api.List("nodes", "") {
+		items = append(items, fmt.Sprintf(`{"metadata":{"name":%q}}`, n["metadata"].(kubetest.Object)["name"]))
+	}
+	return `{"items":[` + strings.Join(items, ",") + `]}`, true
 }
 
 // holds reports whether a host has the virtual IP: the first does, once its

@@ -62,7 +62,7 @@ func (s *Session) payloadTarget(n inventory.Node, f probe.Facts) payload.Target 
 	return payload.Target{
 		Kubernetes: s.inv.Version(), Arch: f.Arch, ControlPlane: n.ControlPlane,
 		CNI: string(s.inv.Spec.Network.CNI.Name), Endpoint: string(s.inv.Spec.ControlPlane.Endpoint.Mode), ExternalEtcd: s.inv.ExternalEtcd() != nil,
-		Registry: s.inv.RegistryOn(n), Distribution: f.OS.ID, Release: f.OS.Version,
+		Registry: s.inv.RegistryOn(n), Addons: s.addons, Distribution: f.OS.ID, Release: f.OS.Version,
 	}
 }
 

@@ -68,7 +68,7 @@ func (s *Session) hasAll(ctx context.Context, n inventory.Node, k func() (KocliB
 	// Readers remember: these are asked for again below, once it is known what for.
 	wg.Go(func() { _, _ = r.Stat(ctx, kocliPath()) })
 	wg.Go(func() { _, _ = ledger.Read(ctx, r) })
-	packages := map[payload.Target][]plan.Change{}
+	packages := map[system][]plan.Change{}
 	var mu sync.Mutex
 	for _, t := range s.releases(n) {
 		wg.Go(func() {
@@ -76,7 +76,7 @@ func (s *Session) hasAll(ctx context.Context, n inventory.Node, k func() (KocliB
 			if err == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				packages[t] = lacking
+				packages[systemOf(t)] = lacking
 			}
 		})
 	}
@@ -99,7 +99,7 @@ func (s *Session) hasAll(ctx context.Context, n inventory.Node, k func() (KocliB
 	}
 	want := p.Content()
 	if target := s.payloadTarget(n, f); len(p.Packages()) > 0 {
-		lacking, asked := packages[target]
+		lacking, asked := packages[systemOf(target)]
 		if !asked {
 			return f, false
 		}
@@ -113,6 +113,11 @@ func (s *Session) hasAll(ctx context.Context, n inventory.Node, k func() (KocliB
 	})
 }
 
+// system is what the packages of a node go by.
+type system struct{ arch, distribution, release string }
+
+func systemOf(t payload.Target) system { return system{t.Arch, t.Distribution, t.Release} }
+
 // releases are what a node may be, as far as the packages of the bundle go.
 func (s *Session) releases(n inventory.Node) []payload.Target {
 	var out []payload.Target
@@ -122,7 +127,7 @@ func (s *Session) releases(n inventory.Node) []payload.Target {
 		}
 		for _, arch := range s.bundle.Manifest().Architectures {
 			t := s.payloadTarget(n, probe.Facts{Arch: arch, OS: probe.OS{ID: it.Package.Distribution, Version: it.Package.Release}})
-			if !slices.Contains(out, t) {
+			if !slices.ContainsFunc(out, func(x payload.Target) bool { return systemOf(x) == systemOf(t) }) {
 				out = append(out, t)
 			}
 		}

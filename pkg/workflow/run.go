@@ -163,7 +163,11 @@ func (s *Session) closed(c *Cluster) error {
 	if err != nil {
 		return err
 	}
-	in := closure.Input{Inventory: s.inv, Bundle: s.bundle, Catalogue: cat, Kocli: c.Kocli.Arch}
+	known, err := catalogue.EmbeddedAddons()
+	if err != nil {
+		return err
+	}
+	in := closure.Input{Inventory: s.inv, Bundle: s.bundle, Catalogue: cat, Addons: known, Kocli: c.Kocli.Arch}
 	for _, n := range s.inv.Nodes {
 		f := c.Facts[n.Name]
 		in.Hosts = append(in.Hosts, closure.Host{Arch: f.Arch, ControlPlane: n.ControlPlane, Registry: s.inv.RegistryOn(n), Distribution: f.OS.ID, Release: f.OS.Version})

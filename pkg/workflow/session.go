@@ -14,8 +14,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kocli/kocli/pkg/addon"
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
+	"github.com/kocli/kocli/pkg/archive/catalogue"
 	"github.com/kocli/kocli/pkg/archive/delta"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/etcd"
@@ -85,6 +87,8 @@ type Session struct {
 	replaces bool
 	// copies is what will be written beside the bundle's content, by node.
 	copies map[string][]preflight.Space
+	// addons are the names of those that the cluster has.
+	addons []string
 	// anew says that the cluster is restored: what takes hosts out of one does not work.
 	anew bool
 	// leaving are nodes that are not in the YAML any more and still have to be taken
@@ -105,6 +109,11 @@ type fleet interface {
 // looks does neither.
 func Open(ctx context.Context, o Options, writes bool) (*Session, error) {
 	s := &Session{o: o, start: o.Clock.Now(), inv: o.Inventory, dir: state.Open(o.Home, o.Inventory.Name), access: kube.NewAccess()}
+	known, err := catalogue.EmbeddedAddons()
+	if err != nil {
+		return nil, err
+	}
+	s.addons = addon.Enabled(&o.Inventory.Spec, known)
 	o.Observer.Nodes(inventory.Names(o.Inventory.Nodes))
 	if o.Bundle != "" {
 		b, err := delta.Open(o.Bundle, o.Keys)
@@ -256,7 +265,7 @@ func (s *Session) cluster(ctx context.Context, facts map[string]probe.Facts) (*C
 		return nil, err
 	}
 	c := &Cluster{
-		Inventory: s.inv, Seed: seed, Secret: s.secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) },
+		Inventory: s.inv, SpecFile: s.o.SpecFile, Seed: seed, Secret: s.secret, Bundle: s.bundle, Facts: facts, Payload: func(n inventory.Node) payload.Payload { return s.payload(n, facts[n.Name]) },
 		Dialer: s.hosts, Access: s.access, Kocli: k, OwnResolver: s.ownResolver, Clock: s.o.Clock, Line: s.hosts.Line,
 		EtcdCredentials: sync.OnceValues(func() (etcd.Credentials, error) { return readCredentials(s.inv.ExternalEtcd()) }),
 	}

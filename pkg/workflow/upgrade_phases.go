@@ -112,6 +112,7 @@ func (c *Cluster) UpgradePhases(o HopOptions) ([]plan.Phase, error) {
 			s, err := network.Verify(inv, c.Payload(n), c.API())
 			return []plan.Step{s}, err
 		})},
+		{Name: addonsPhase, Needs: []string{"verify"}, Nodes: seed, Steps: node(c.addonSteps)},
 	}
 	phases = pausedAfter(phases, o.PauseAfter)
 	if !c.pushes() {
@@ -132,8 +133,8 @@ func (c *Cluster) UpgradePhases(o HopOptions) ([]plan.Phase, error) {
 // pausedAfter leaves out what comes after a pause.
 func pausedAfter(phases []plan.Phase, pause string) []plan.Phase {
 	out := map[string][]string{
-		PauseAfterControlPlane: {"canary", "workers", "verify"},
-		PauseAfterCanary:       {"workers", "verify"},
+		PauseAfterControlPlane: {"canary", "workers", "verify", addonsPhase},
+		PauseAfterCanary:       {"workers", "verify", addonsPhase},
 	}[pause]
 	return slices.DeleteFunc(phases, func(p plan.Phase) bool { return slices.Contains(out, p.Name) })
 }

@@ -72,12 +72,12 @@ func command(t *testing.T, user string, args ...string) *exec.Cmd {
 	switch args[0] {
 	case "bundle": // bundle push BUNDLE
 		args, verb = append([]string{args[0], args[1], env(t, "KOCLI_E2E_BUNDLE")}, args[2:]...), 3
-	case "node", "certs", "backup", "registry":
+	case "node", "certs", "backup", "registry", "addon":
 		verb = 2
 	}
 	all := append(slices.Clone(args[:verb]), "--home", home(t, user), "-f", yaml(t, user))
 	joins := args[0] == "node" && (args[1] == "add" || args[1] == "replace") || args[0] == "scale"
-	joins = joins || args[0] == "backup" && args[1] == "restore"
+	joins = joins || args[0] == "backup" && args[1] == "restore" || args[0] == "addon" && slices.Contains([]string{"install", "upgrade", "values"}, args[1])
 	if args[0] == "create" || args[0] == "plan" || args[0] == "preflight" || joins {
 		all = append(all, "--bundle", env(t, "KOCLI_E2E_BUNDLE"))
 	}

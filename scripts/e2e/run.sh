@@ -8,7 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 
 # Which journeys a suite has: the tests whose names match.
-declare -A journeys=([core]='^Test[012]' [upgrade]='^Test3[0-4]' [hops]='^Test35' [backup]='^Test4' [certs]='^Test5' [registry]='^Test7')
+declare -A journeys=([core]='^Test[012]' [upgrade]='^Test3[0-4]' [hops]='^Test35' [backup]='^Test4' [certs]='^Test5' [addons]='^Test6' [registry]='^Test7')
 suites=() regex=
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -59,6 +59,12 @@ for suite in "${suites[@]}"; do
 		done
 		export KOCLI_E2E_HOPS
 		kubernetes=${hops[0]} hosts=2
+		;;
+	addons)
+		KOCLI_E2E_ADDONS_BUNDLE=$cache/bundle-addons-$kubernetes/kocli-addons-$kubernetes-amd64.tar
+		say "bundle with add-ons"
+		bundle_build "$KOCLI_E2E_ADDONS_BUNDLE" addons
+		export KOCLI_E2E_ADDONS_BUNDLE
 		;;
 	backup)
 		KOCLI_E2E_S3=$("$repo/scripts/tools/build.sh" versitygw)

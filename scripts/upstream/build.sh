@@ -8,6 +8,7 @@
 #   build.sh kubernetes VERSION   one more Kubernetes version, with its etcd, CoreDNS and pause
 #   build.sh etcd                 the default version's etcd only; prints its folder
 #   build.sh debs                 the Debian archive only
+#   build.sh addons               what bundles with add-ons hold beside Kubernetes
 #
 # Results live in $KOCLI_CACHE (~/.cache/kocli), keyed by version. A second run
 # finds them there.
@@ -270,6 +271,85 @@ build_common() {
 	rm -f "$cache/work/common.$$.json"
 }
 
+fill_metrics_server() {
+	local m=sigs.k8s.io/metrics-server
+	go_build "$(module_at metrics-server "$2" $m)" "$1" "-X k8s.io/client-go/pkg/version.gitVersion=$2" $m/cmd/metrics-server
+}
+
+fill_local_path() {
+	local m=github.com/rancher/local-path-provisioner
+	go_build "$(module_at local-path-provisioner "$2" $m)" "$1" "-X main.VERSION=$2" $m
+}
+
+# module_folder NAME MODULE: prints where the module cache has the module that NAME's
+# go.mod pins: charts are folders of it.
+module_folder() {
+	(cd "$upstream_dir/$1" && GOFLAGS=-mod=mod GOWORK=off go list -m -f '{{.Dir}}' "$2")
+}
+
+# tar_of PREFIX DIR: the files of a folder as entries of a tarball, in JSON.
+tar_of() {
+	local f sep=''
+	while read -r f; do
+		printf '%s"%s/%s": "%s/%s"' "$sep" "$1" "$f" "$2" "$f"
+		sep=', '
+	done < <(cd "$2" && find . -type f -printf '%P\n' | LC_ALL=C sort)
+}
+
+# spec_addons: images and charts. A chart is a folder in a .tar.gz; the index of a Helm
+# repository needs no digest of it.
+spec_addons() {
+	local ms=$cache/upstream/metrics-server/$METRICS_SERVER_VERSION lp=$cache/upstream/local-path-provisioner/$LOCAL_PATH_VERSION
+	local repo=kubernetes-sigs.github.io/metrics-server chart=metrics-server-$METRICS_SERVER_CHART.tgz a links=''
+	local lp_source=$lp_module/deploy/chart/local-path-provisioner
+	for a in sh cat chmod cp echo ls mkdir mv rm sleep sync; do links+="${links:+, }\"/bin/$a\": \"busybox\""; done
+	cat <<-EOF
+		{"images": [
+		{"ref": "registry.k8s.io/metrics-server/metrics-server:$METRICS_SERVER_VERSION", "origin": ["sigs.k8s.io/metrics-server@$METRICS_SERVER_VERSION"],
+		 "entrypoint": ["/metrics-server"], "user": "65534", "layers": [{"files": {"/metrics-server": "$ms/metrics-server"}}]},
+		{"ref": "docker.io/rancher/local-path-provisioner:$LOCAL_PATH_VERSION", "origin": ["github.com/rancher/local-path-provisioner@$LOCAL_PATH_VERSION"],
+		 "layers": [{"files": {"/usr/bin/local-path-provisioner": "$lp/local-path-provisioner"}}]},
+		{"ref": "docker.io/library/busybox:$BUSYBOX_TAG", "origin": ["Debian $DEBIAN_SUITE package busybox-static, which is another version than the tag says"],
+		 "layers": [{"files": {"/bin/busybox": "$netbase/busybox-static"}, "links": {$links}}]}
+		], "files": [
+		{"path": "$repo/index.yaml", "origin": ["scripts/upstream/build.sh"], "source": "$charts/metrics-server-index.yaml",
+		 "checksum": {"path": "$repo/index.yaml.sha256", "bare": true}},
+		{"path": "$repo/$chart", "origin": ["charts/metrics-server of sigs.k8s.io/metrics-server@$METRICS_SERVER_VERSION"],
+		 "tar": {$(tar_of metrics-server "$ms_module/charts/metrics-server")}, "checksum": {"path": "$repo/$chart.sha256"}},
+		{"path": "github.com/rancher/local-path-provisioner/archive/refs/tags/$LOCAL_PATH_VERSION.tar.gz",
+		 "origin": ["deploy/chart of github.com/rancher/local-path-provisioner@$LOCAL_PATH_VERSION"],
+		 "tar": {$(tar_of "local-path-provisioner-${LOCAL_PATH_VERSION#v}/deploy/chart/local-path-provisioner" "$lp_source")},
+		 "checksum": {"path": "github.com/rancher/local-path-provisioner/archive/refs/tags/$LOCAL_PATH_VERSION.tar.gz.sha256"}}
+		]}
+	EOF
+}
+
+# fill_charts DIR: the index of a Helm repository.
+fill_charts() {
+	cat >"$1/metrics-server-index.yaml" <<-EOF
+		apiVersion: v1
+		entries:
+		  metrics-server:
+		    - apiVersion: v2
+		      name: metrics-server
+		      version: $METRICS_SERVER_CHART
+		      urls: [metrics-server-$METRICS_SERVER_CHART.tgz]
+	EOF
+}
+
+build_addons() {
+	once metrics-server "$METRICS_SERVER_VERSION" "$upstream_dir/metrics-server/go.mod" -- fill_metrics_server "$METRICS_SERVER_VERSION"
+	once local-path-provisioner "$LOCAL_PATH_VERSION" "$upstream_dir/local-path-provisioner/go.mod" -- fill_local_path "$LOCAL_PATH_VERSION"
+	once charts "$METRICS_SERVER_CHART" -- fill_charts
+	charts=$built
+	ms_module=$(module_folder metrics-server sigs.k8s.io/metrics-server)
+	lp_module=$(module_folder local-path-provisioner github.com/rancher/local-path-provisioner)
+	grep -qx "version: $METRICS_SERVER_CHART" "$ms_module/charts/metrics-server/Chart.yaml" || die "METRICS_SERVER_CHART in versions.env is not the chart's version"
+	spec_addons >"$cache/work/addons.$$.json"
+	"$mirror" add -root "$mirror_root" "$cache/work/addons.$$.json"
+	rm -f "$cache/work/addons.$$.json"
+}
+
 build_kubernetes() {
 	local v=$1
 	companions "$v"
@@ -301,8 +381,9 @@ main() {
 		once etcd "$etcd_module" "$upstream_dir/etcd/go.mod" -- fill_etcd "$etcd_module"
 		echo "$built"
 		;;
+	addons) build_common; build_addons ;;
 	debs) build_mirror_tool; build_debs ;;
-	*) die "usage: build.sh [all | kubernetes VERSION | containerd | etcd | debs]" ;;
+	*) die "usage: build.sh [all | kubernetes VERSION | containerd | etcd | debs | addons]" ;;
 	esac
 	cpu_seconds
 	say "upstream components ready in $cache: $SECONDS s wall, $cpu s CPU"

@@ -50,11 +50,12 @@ type ClusterSpec struct {
 	Backup Backup `json:"backup,omitempty,omitzero"`
 	// Registries that pods pull from.
 	Registry Registry `json:"registry,omitempty,omitzero"`
+	// Persistent storage, each with a storage class. What is not named here and is in
+	// the cluster is left alone.
+	Storage []Storage `json:"storage,omitempty"`
+	// Services in the cluster, such as metrics-server.
+	Addons []Addon `json:"addons,omitempty"`
 
-	// Reserved for persistent storage. Not supported by this version yet.
-	Storage Object `json:"storage,omitempty"`
-	// Reserved for cluster services such as ingress and monitoring. Not supported by this version yet.
-	Addons Object `json:"addons,omitempty"`
 	// Reserved for creating the machines first (vSphere, OpenStack, FusionCompute). Not supported by this version yet.
 	Provider Object `json:"provider,omitempty"`
 }

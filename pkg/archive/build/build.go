@@ -31,13 +31,14 @@ type Options struct {
 	Spec      *archive.Spec
 	SpecDir   string // relative paths in the spec start here
 	Catalogue *catalogue.Catalogue
-	Mirrors   []string // values of --mirror; see fetch.NewMirrors
-	CacheDir  string   // downloads are kept here, by digest
-	DropCache bool     // take them out of it as they are written: for small disks
-	Base      string   // older bundle that content is taken from instead of downloading it; may be empty
-	Output    string   // the bundle; replaced only by a whole one
-	Arch      []string // overrides the architectures of the spec
-	Version   string   // of this kocli: "v0.1.0"
+	Addons    *catalogue.Addons // those that can be asked for; nil: the ones that kocli knows
+	Mirrors   []string          // values of --mirror; see fetch.NewMirrors
+	CacheDir  string            // downloads are kept here, by digest
+	DropCache bool              // take them out of it as they are written: for small disks
+	Base      string            // older bundle that content is taken from instead of downloading it; may be empty
+	Output    string            // the bundle; replaced only by a whole one
+	Arch      []string          // overrides the architectures of the spec
+	Version   string            // of this kocli: "v0.1.0"
 	// KocliBinaries are the paths of kocli for each architecture of the bundle.
 	KocliBinaries map[string]string
 	// LockPath is the lock file, see LockPath. Empty: nothing is locked.
@@ -95,6 +96,7 @@ type builder struct {
 	meter   *meter
 	archs   []string
 	release map[string]catalogue.Release
+	addons  []addon
 	old     *lock // nil when there is none
 	new     *lock
 	asItIs  map[string]bool // digests of blobs that are never compressed
@@ -129,6 +131,9 @@ func Build(ctx context.Context, o Options) (report *Report, err error) {
 	}
 	b.slots = make(chan struct{}, frames.Workers())
 	if b.release, err = b.releases(); err != nil {
+		return nil, err
+	}
+	if b.addons, err = b.chooseAddons(); err != nil {
 		return nil, err
 	}
 	if o.LockPath != "" {

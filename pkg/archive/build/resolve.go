@@ -58,6 +58,7 @@ func (b *builder) resolve(ctx context.Context) ([]*part, error) {
 	}
 	todo = append(todo, packages...)
 	todo = append(todo, b.extraFiles()...)
+	todo = append(todo, b.addonCharts()...)
 	todo = append(todo, b.charts()...)
 	todo = append(todo, b.kocli()...)
 
@@ -187,6 +188,11 @@ func (b *builder) images() []resolver {
 		if !maps.Equal(old.Endpoint, it.Endpoint) {
 			old.Endpoint = nil
 		}
+		if len(old.Addons) == 0 || len(it.Addons) == 0 { // somebody else needs it too
+			old.Addons = nil
+		} else if !slices.Contains(old.Addons, it.Addons[0]) {
+			old.Addons = append(old.Addons, it.Addons[0])
+		}
 	}
 	for _, arch := range b.archs {
 		for _, im := range b.opts.Catalogue.Images {
@@ -198,6 +204,11 @@ func (b *builder) images() []resolver {
 					Name: catalogue.Expand(im.Ref, u.version, arch), Component: im.Component, Version: u.version, Arch: arch,
 					Role: im.Role, Kubernetes: u.kubernetes, CNI: im.CNI, Endpoint: im.Endpoint, Licence: im.Licence,
 				})
+			}
+		}
+		for _, a := range b.addons {
+			for _, ref := range a.version.Images {
+				add(archive.Item{Name: ref, Component: a.entry.Name, Arch: arch, Role: archive.RoleAll, Licence: a.entry.Licence, Addons: []string{a.entry.Name}})
 			}
 		}
 		for _, x := range b.opts.Spec.Spec.ExtraImages {

@@ -58,6 +58,9 @@ type API struct {
 	// Present is the certificate that is shown instead of the server's own; nil, or false,
 	// means that one.
 	Present func() (tls.Certificate, bool)
+	// Answer answers a path of an API that others than the API server serve; nil means
+	// that there is none.
+	Answer func(path string) (body string, ok bool)
 	// BeforeRead is called when a path is read; nil where nobody counts.
 	BeforeRead func(path string)
 
@@ -96,6 +99,10 @@ func kinds() []kind {
 		{"rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", true},
 		{"coordination.k8s.io", "v1", "leases", "Lease", true},
 		{"policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true},
+		{"", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true},
+		{"", "v1", "persistentvolumes", "PersistentVolume", false},
+		{"apps", "v1", "replicasets", "ReplicaSet", true},
+		{"storage.k8s.io", "v1", "storageclasses", "StorageClass", false},
 		{"storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false},
 		{"storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", false},
 		{"storage.k8s.io", "v1beta1", "volumeattributesclasses", "VolumeAttributesClass", false}, // what an operator may switch on
@@ -394,6 +401,13 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	if discovery(w, r.URL.Path) {
 		return
+	}
+	if a.Answer != nil {
+		if body, ok := a.Answer(r.URL.Path); ok {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, body)
+			return
+		}
 	}
 	q, ok := parse(r.URL.Path)
 	if !ok {

@@ -29,6 +29,8 @@ type Input struct {
 	Bundle    *archive.Bundle
 	Catalogue *catalogue.Catalogue
 	Hosts     []Host // none: Any
+	// Addons are those that kocli knows; nil means none.
+	Addons *catalogue.Addons
 	// Kocli is the architecture of a kocli that brings itself to hosts of the
 	// same. The bundle need not have one for them.
 	Kocli string
@@ -112,6 +114,14 @@ func Check(in Input) (Report, error) {
 		in.Hosts = Any(inv, in.Bundle)
 	}
 	asked := map[string]bool{}
+	charts, lacking, err := in.charts()
+	if err != nil {
+		return Report{}, err
+	}
+	for _, r := range lacking {
+		asked[string(r.kind)+" "+r.name] = true
+		add(&out.Missing, r, "")
+	}
 	seen := map[Host]bool{}
 	for _, h := range in.Hosts {
 		if seen[h] {
@@ -124,7 +134,7 @@ func Check(in Input) (Report, error) {
 			return Report{}, err
 		}
 		items := p.Items()
-		for _, r := range refs {
+		for _, r := range append(refs, charts...) {
 			asked[strings.Join([]string{string(r.kind), r.name, h.Arch}, " ")] = true
 			if slices.ContainsFunc(items, func(it archive.Item) bool { return r.heldBy(it, h) }) {
 				continue
@@ -145,7 +155,7 @@ func (in Input) payload(h Host) payload.Payload {
 	return payload.For(in.Bundle, payload.Target{
 		Kubernetes: in.Inventory.Version(), Arch: h.Arch, ControlPlane: h.ControlPlane, Registry: h.Registry, CNI: string(in.Inventory.Spec.Network.CNI.Name),
 		Endpoint:     string(in.Inventory.Spec.ControlPlane.Endpoint.Mode),
-		ExternalEtcd: in.Inventory.ExternalEtcd() != nil, Distribution: h.Distribution, Release: h.Release,
+		ExternalEtcd: in.Inventory.ExternalEtcd() != nil, Addons: in.addons(), Distribution: h.Distribution, Release: h.Release,
 	})
 }
 
@@ -173,7 +183,7 @@ func add(list *[]Missing, r reference, arch string) {
 
 // order puts the release first, then images, then files.
 func order(k archive.Kind) int {
-	return slices.Index([]archive.Kind{KindRelease, archive.KindImage, archive.KindBinary, archive.KindKocli, archive.KindPackage}, k)
+	return slices.Index([]archive.Kind{KindRelease, archive.KindChart, archive.KindImage, archive.KindBinary, archive.KindKocli, archive.KindPackage}, k)
 }
 
 // Refusal returns the error of a bundle that lacks something, with the code

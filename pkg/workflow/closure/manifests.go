@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/kocli/kocli/pkg/api/v1alpha1"
 	"github.com/kocli/kocli/pkg/archive"
 	"github.com/kocli/kocli/pkg/kube"
@@ -57,7 +59,7 @@ func workloadImages(data []byte) ([]reference, error) {
 	}
 	var out []reference
 	for _, o := range objects {
-		for _, ref := range imagesIn(o.Object) {
+		for _, ref := range append(imagesIn(o.Object), imagesInTexts(o.Object)...) {
 			out = append(out, reference{kind: archive.KindImage, name: canonical(ref), by: kube.Title(o)})
 		}
 	}
@@ -84,6 +86,24 @@ func imagesIn(v any) []string {
 	case []any:
 		for _, e := range v {
 			out = append(out, imagesIn(e)...)
+		}
+	}
+	return out
+}
+
+// imagesInTexts finds the images of pods that stand as text in a ConfigMap, from which
+// a controller makes them.
+func imagesInTexts(o map[string]any) []string {
+	data, _ := o["data"].(map[string]any)
+	if o["kind"] != "ConfigMap" {
+		return nil
+	}
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		text, _ := data[key].(string)
+		var pod map[string]any
+		if yaml.Unmarshal([]byte(text), &pod) == nil && pod["kind"] == "Pod" {
+			out = append(out, imagesIn(pod)...)
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"github.com/kocli/kocli/manifests"
 	"github.com/kocli/kocli/pkg/config"
 	"github.com/kocli/kocli/pkg/inventory"
+	"github.com/kocli/kocli/pkg/steps/addons"
 	"github.com/kocli/kocli/templates"
 )
 
@@ -44,6 +45,15 @@ func TestManifests_allAreRenderedAndEveryImageIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	helper, err := asked.Image("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := addons.VolumeCheck("local", helper, "x") // charts asks for it where there is storage
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = append(all, manifest{"volumecheck.yaml", proof})
 	var rendered []string
 	for _, m := range all {
 		rendered = append(rendered, m.name)
