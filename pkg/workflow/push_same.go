@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -60,14 +61,14 @@ func (s *Session) hasAll(ctx context.Context, n inventory.Node, k func() (KocliB
 	if err != nil {
 		return f, false
 	}
-	var errs [2]error
+	var errs [4]error
 	var have map[string]int64
 	var wg sync.WaitGroup
 	wg.Go(func() { f, errs[0] = probe.Identify(ctx, r) })
 	wg.Go(func() { have, errs[1] = fanout.Stored(ctx, r, ctrd.ContentDir()) })
 	// Readers remember: these are asked for again below, once it is known what for.
-	wg.Go(func() { _, _ = r.Stat(ctx, kocliPath()) })
-	wg.Go(func() { _, _ = ledger.Read(ctx, r) })
+	wg.Go(func() { _, errs[2] = r.Stat(ctx, kocliPath()) })
+	wg.Go(func() { _, errs[3] = ledger.Read(ctx, r) })
 	packages := map[system][]plan.Change{}
 	var mu sync.Mutex
 	for _, t := range s.releases(n) {
@@ -81,7 +82,7 @@ func (s *Session) hasAll(ctx context.Context, n inventory.Node, k func() (KocliB
 		})
 	}
 	wg.Wait()
-	if errs[0] != nil || errs[1] != nil {
+	if errors.Join(errs[:]...) != nil {
 		return f, false
 	}
 	binary, err := k()

@@ -137,10 +137,9 @@ func (r *Replay) unrooted(said string) string {
 
 // A batch of questions has a mark of its own. Here all have the same one, so that
 // their answers can be remembered.
-var (
-	markLine = regexp.MustCompile(`(?m)^k=([A-Z2-7]{26})$`)
-	sameMark = strings.Repeat("S", 26)
-)
+const sameMark = "SSSSSSSSSSSSSSSSSSSSSSSSSS"
+
+var markLine = regexp.MustCompile(`(?m)^k=([A-Z2-7]{26})$`)
 
 func (r *Replay) session(ch ssh.Channel, reqs <-chan *ssh.Request) {
 	for q := range reqs {
