@@ -53,7 +53,7 @@ install the add-on on hosts; where it says no, we have never seen it running.`,
 
 // addonsReport asks the cluster, where there is a YAML.
 func (a *app) addonsReport(cmd *cobra.Command) (*workflow.AddonsReport, error) {
-	raw, err := a.readFile(a.file)
+	raw, err := a.read()
 	if errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("file") {
 		known, err := catalogue.EmbeddedAddons()
 		if err != nil {
@@ -61,7 +61,7 @@ func (a *app) addonsReport(cmd *cobra.Command) (*workflow.AddonsReport, error) {
 		}
 		return &workflow.AddonsReport{Addons: workflow.KnownAddons(known)}, nil
 	}
-	if raw, err = a.read(); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	show := a.ui()

@@ -105,6 +105,10 @@ func AddonsList(ctx context.Context, o Options) (*AddonsReport, error) {
 		return nil, err
 	}
 	defer func() { _ = s.Close() }()
+	return s.addonsList(ctx)
+}
+
+func (s *Session) addonsList(ctx context.Context) (*AddonsReport, error) {
 	known, err := catalogue.EmbeddedAddons()
 	if err != nil {
 		return nil, err

@@ -42,7 +42,9 @@ type Storage struct {
 type StorageType string
 
 // The types of storage.
-const StorageLocal StorageType = "local"
+const (
+	StorageLocal StorageType = "local"
+)
 
 // LocalStorage keeps volumes in folders on the nodes. A pod with such a volume stays on
 // its node, and the data is lost with it.
