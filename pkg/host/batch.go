@@ -147,19 +147,16 @@ const batchTimeout = 2 * time.Minute
 // collect waits until no further question has come for a while, on a busy
 // machine for a few such whiles, and takes them all.
 func (b *Batch) collect() ([]pending, chan struct{}) {
-	const steps = 4 // the end of a while is seen that much sooner
-	seen, quiet := 0, 0
-	for range 5 * steps {
-		time.Sleep(b.wait / steps)
+	seen := 0
+	for range 5 {
+		time.Sleep(b.wait)
 		b.mu.Lock()
 		n := len(b.pending)
 		b.mu.Unlock()
-		if quiet++; n != seen {
-			seen, quiet = n, 0
-		}
-		if quiet == steps {
+		if n == seen {
 			break
 		}
+		seen = n
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
