@@ -3,6 +3,7 @@ package helm_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,11 +129,12 @@ func TestDeploy_aFailedUpgradeIsRolledBack(t *testing.T) {
 // touch.
 func TestDeploy_goesOnWithWhatAKilledRunLeft(t *testing.T) {
 	for _, installed := range []bool{false, true} {
-		stuck := installed == false
-		c, w, r := running(t, func(string, string) bool { return stuck })
+		var stuck atomic.Bool // asked by the API meanwhile
+		stuck.Store(!installed)
+		c, w, r := running(t, func(string, string) bool { return stuck.Load() })
 		if installed {
 			deploy(t, w, app("1.0.0", nil))
-			stuck = true
+			stuck.Store(true)
 		}
 		ctx, kill := context.WithCancel(t.Context())
 		c.BeforeWrite = func() {
@@ -147,7 +149,8 @@ func TestDeploy_goesOnWithWhatAKilledRunLeft(t *testing.T) {
 		if s := state(t, r); !strings.HasPrefix(s.Status, "pending-") {
 			t.Fatalf("installed %t: %+v", installed, s)
 		}
-		stuck, c.BeforeWrite = false, nil
+		stuck.Store(false)
+		c.BeforeWrite = nil
 		deploy(t, w, app("1.1.0", map[string]any{"replicas": 2}))
 		if s := state(t, r); s.Status != kube.StatusDeployed || replicas(c) != 2.0 {
 			t.Errorf("installed %t: %+v, %v replicas", installed, s, replicas(c))
