@@ -153,8 +153,14 @@ func faults(e *jsonschema.ValidationError, doc any, at *field.Path) field.ErrorL
 			all = append(all, field.Invalid(p.Child(name), name, noValue(name)))
 		}
 		return all
+	// The library's own words for these have the value in them, which may be a secret.
+	case *kind.Pattern:
+		return field.ErrorList{field.Invalid(p, field.OmitValueType{}, "must match "+k.Want)}
+	case *kind.Format:
+		return field.ErrorList{field.Invalid(p, field.OmitValueType{}, "must be a valid "+k.Want)}
+	case *kind.Enum:
+		return field.ErrorList{field.Invalid(p, field.OmitValueType{}, fmt.Sprintf("must be one of %v", k.Want))}
 	}
-	// Without the value: it may be a secret.
 	return field.ErrorList{field.Invalid(p, field.OmitValueType{}, e.ErrorKind.LocalizedString(message.NewPrinter(language.English)))}
 }
 

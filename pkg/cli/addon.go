@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -290,10 +291,16 @@ func (a *app) addonRun(cmd *cobra.Command, f addonFlags, name string, upgrade bo
 	if upgrade {
 		ao.Confirm = func(diff string) error {
 			if f.dryRun {
-				if err := a.result(fault.OK, map[string]string{"cluster": o.Inventory.Name, "addon": name, "diff": diff}, func() error { printf(a.Out, "%s", diff); return nil }); err != nil {
+				if err := a.result(fault.OK, map[string]string{"cluster": o.Inventory.Name, "addon": name, "diff": diff}, func() error {
+					printf(a.Out, "%s", cmp.Or(diff, "Nothing changes in the manifests of "+name+".\n"))
+					return nil
+				}); err != nil {
 					return err
 				}
 				return errDryRun
+			}
+			if diff == "" {
+				return nil // it is only seen to work
 			}
 			if !a.json() {
 				printf(a.Out, "%s", diff)

@@ -76,7 +76,7 @@ func validateFolder(dir string, p *field.Path) field.ErrorList {
 	if !path.IsAbs(dir) || path.Clean(dir) != dir {
 		return field.ErrorList{field.Invalid(p, dir, "must be an absolute path without . and ..")}
 	}
-	for _, own := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/tmp", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/containerd"} {
+	for _, own := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/tmp", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/containerd", "/var/lib/cni", "/var/lib/kocli"} {
 		if dir == own || strings.HasPrefix(dir, own+"/") {
 			return field.ErrorList{field.Invalid(p, dir, "is in "+own+", which is the system's")}
 		}

@@ -91,20 +91,7 @@ func validateLoadBalancerPort(s *v1alpha1.ClusterSpec, p *field.Path) field.Erro
 		return field.ErrorList{field.Invalid(p, port, "must be between 1 and 65534")}
 	}
 	for i, one := range []int{port, port + 1} {
-		who := ""
-		if one >= firstNodePort && one <= lastNodePort {
-			who = fmt.Sprintf("the node ports of services, %d to %d", firstNodePort, lastNodePort)
-		}
-		for _, t := range inventory.Ports() {
-			if t.Number == one {
-				who = t.Owner
-			}
-		}
-		for _, h := range s.Hosts {
-			if h.SSH != nil && h.SSH.Port == one || (h.SSH == nil || h.SSH.Port == 0) && s.SSH.Port == one {
-				who = "SSH on " + h.Name
-			}
-		}
+		who := portOwner(s, one)
 		switch {
 		case who == "":
 		case i == 0:
@@ -128,4 +115,23 @@ func validateVRRP(v *v1alpha1.VRRP, p *field.Path) field.ErrorList {
 		all = append(all, field.Invalid(p.Child("interface"), v.Interface, "must be the name of a network interface, such as eth0"))
 	}
 	return append(all, validateSecrets(p, map[string]v1alpha1.SecretRef{"password": v.Password})...)
+}
+
+// portOwner says whose port it is on hosts of a cluster; empty where it is nobody's.
+func portOwner(s *v1alpha1.ClusterSpec, port int) string {
+	who := ""
+	if port >= firstNodePort && port <= lastNodePort {
+		who = fmt.Sprintf("the node ports of services, %d to %d", firstNodePort, lastNodePort)
+	}
+	for _, t := range inventory.Ports() {
+		if t.Number == port {
+			who = t.Owner
+		}
+	}
+	for _, h := range s.Hosts {
+		if h.SSH != nil && h.SSH.Port == port || (h.SSH == nil || h.SSH.Port == 0) && s.SSH.Port == port {
+			who = "SSH on " + h.Name
+		}
+	}
+	return who
 }

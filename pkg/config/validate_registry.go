@@ -1,7 +1,6 @@
 package config
 
 import (
-	"path"
 	"slices"
 	"strings"
 
@@ -61,13 +60,17 @@ func validateBuiltin(s *v1alpha1.ClusterSpec, b *v1alpha1.BuiltinRegistry, p *fi
 		all = append(all, field.Invalid(p.Child("name"), b.Name, "must be a DNS name with a dot, such as registry.example.com: images are called by it"))
 	}
 	all = append(all, validatePort(b.Port, p.Child("port"))...)
-	for _, taken := range inventory.Ports() {
-		if taken.Number == b.Port {
-			all = append(all, field.Invalid(p.Child("port"), b.Port, "is the port of "+taken.Owner))
-		}
+	who := portOwner(s, b.Port)
+	if e := s.ControlPlane.Endpoint; e.Mode != v1alpha1.EndpointNone && e.Mode != v1alpha1.EndpointExternal && (b.Port == e.Port || b.Port == e.Port+1) {
+		who = "the load balancer of the control planes"
 	}
-	if !path.IsAbs(b.DataDir) || path.Clean(b.DataDir) != b.DataDir || strings.Count(b.DataDir, "/") < 2 || strings.ContainsAny(b.DataDir, " \t\n\"'%\\:") {
-		all = append(all, field.Invalid(p.Child("dataDir"), b.DataDir, "must be an absolute path below a folder of the root, such as /var/lib/registry, without blanks, quotes, colons and %"))
+	if who != "" {
+		all = append(all, field.Invalid(p.Child("port"), b.Port, "belongs to "+who))
+	}
+	if strings.ContainsAny(b.DataDir, " \t\n\"'%\\:") {
+		all = append(all, field.Invalid(p.Child("dataDir"), b.DataDir, "must not have blanks, quotes, colons and %"))
+	} else {
+		all = append(all, validateFolder(b.DataDir, p.Child("dataDir"))...)
 	}
 	given := 0
 	files := map[string]string{"certFile": b.CertFile, "keyFile": b.KeyFile, "caFile": b.CAFile}

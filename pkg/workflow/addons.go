@@ -154,8 +154,8 @@ func (s *Session) addonsList(ctx context.Context) (*AddonsReport, error) {
 // AddonOptions say what is done about an add-on.
 type AddonOptions struct {
 	Name string
-	// Confirm is shown what an upgrade changes in manifests; nil means that nobody is
-	// asked. It is not called where there is nothing to change.
+	// Confirm is shown what an upgrade changes in manifests, which may be nothing; its
+	// error ends the command. Nil means that nobody is asked.
 	Confirm func(diff string) error
 }
 
@@ -224,7 +224,7 @@ func (s *Session) confirmAddon(ctx context.Context, c *Cluster, ao AddonOptions)
 		return fault.New(fault.Usage, fmt.Sprintf("kocli addon install %s -f %s --bundle %s", ao.Name, s.o.SpecFile, s.o.Bundle), fmt.Errorf("%s is not in the cluster", ao.Name))
 	}
 	diff, err := helm.Diff(ctx, api, r)
-	if err != nil || diff == "" {
+	if err != nil {
 		return err
 	}
 	return ao.Confirm(diff)

@@ -40,7 +40,7 @@ const (
 // registries makes what the YAML asks for. What kocli has to make itself is kept in
 // the state folder, where keep says so: a run that only looks makes it for itself.
 func (s *Session) registries(ctx context.Context, secret func(context.Context, v1alpha1.SecretRef, string) (string, error), keep bool) (*Registries, error) {
-	m := materials{dir: s.dir, keep: keep, now: s.o.Clock.Now(), secret: secret}
+	m := materials{dir: s.dir, keep: keep, known: s.replaces, now: s.o.Clock.Now(), secret: secret}
 	out, err := m.all(ctx, s.inv)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "look at spec.registry in "+s.o.SpecFile, err)
@@ -51,6 +51,7 @@ func (s *Session) registries(ctx context.Context, secret func(context.Context, v
 type materials struct {
 	dir    *state.Dir
 	keep   bool
+	known  bool // the hosts serve with what was made before: another CA would not be theirs
 	now    time.Time
 	secret func(ctx context.Context, ref v1alpha1.SecretRef, what string) (string, error)
 }
@@ -150,6 +151,9 @@ func (m materials) given(inv *inventory.Inventory, b *v1alpha1.BuiltinRegistry, 
 // signed has a CA of kocli's sign a certificate for each host. One that fits, and does
 // not end soon, stays.
 func (m materials) signed(inv *inventory.Inventory, b *v1alpha1.BuiltinRegistry, out *Registries) error {
+	if have, err := m.kept(registryCA + ".crt"); err != nil || m.known && len(have) == 0 {
+		return errors.Join(err, fmt.Errorf("its CA is not on this machine: copy %s from the one that created the cluster", m.dir.Secret("registry-*")))
+	}
 	ca, err := m.pair(registryCA, func(p registry.Pair) bool {
 		_, err := registry.CheckCA(p.Cert)
 		return err == nil && !p.Ending(m.now)

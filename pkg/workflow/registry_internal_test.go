@@ -44,6 +44,11 @@ func TestRegistries_areMadeOnce(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(home, "*")); len(left) > 0 {
 		t.Errorf("a run that looks has written %v", left)
 	}
+	upgrade := registryMaterials(home, true)
+	upgrade.known = true
+	if _, err := upgrade.all(t.Context(), registryInventory("a")); err == nil || !strings.Contains(err.Error(), "copy ") {
+		t.Errorf("an upgrade from another machine makes a CA that no host serves with: %v", err)
+	}
 	first, err := registryMaterials(home, true).all(t.Context(), registryInventory("a"))
 	if err != nil {
 		t.Fatal(err)
