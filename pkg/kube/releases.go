@@ -154,6 +154,23 @@ func (c *Client) PodEnded(ctx context.Context, namespace, name string) error {
 	return fmt.Errorf("pod %s/%s: %s", namespace, name, why)
 }
 
+// DropPod deletes a pod and waits until it is gone.
+func (c *Client) DropPod(ctx context.Context, namespace, name string) error {
+	pods := c.Typed.CoreV1().Pods(namespace)
+	if _, err := pods.Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err := pods.Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete pod %s/%s: %w", namespace, name, err)
+	}
+	return Poll(ctx, time.Second, func(ctx context.Context) error {
+		if _, err := pods.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return errors.Join(fmt.Errorf("pod %s/%s is not gone", namespace, name), err)
+		}
+		return nil
+	})
+}
+
 // DropClaim deletes a claim and waits until its volume is gone, whatever the class does
 // with volumes that nobody claims.
 func (c *Client) DropClaim(ctx context.Context, namespace, name string) error {

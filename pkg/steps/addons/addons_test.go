@@ -111,6 +111,25 @@ func TestSteps_installProveUpgradeAndRemove(t *testing.T) {
 	}
 }
 
+// What a run that failed has left does not stand in the way of the next one: a pod that
+// has failed, and objects that were made for another proof.
+func TestSteps_aProofThatFailedIsMadeAnew(t *testing.T) {
+	b := archivetest.WithAddons(t)
+	for name, left := range map[string]kubetest.Object{
+		"a pod that failed": {"spec": kubetest.Object{"containers": []any{}}, "status": kubetest.Object{"phase": "Failed"}},
+		"a pod of another":  {"spec": kubetest.Object{"containers": []any{}}, "status": kubetest.Object{"phase": "Pending"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, c, api := running()
+			defer c.Close()
+			c.Put("namespaces", "", "kocli-system", kubetest.Object{})
+			c.Put("pods", "kocli-system", "kocli-volume-write", left)
+			c.Put("persistentvolumeclaims", "kocli-system", "kocli-volume-check", kubetest.Object{"spec": kubetest.Object{"storageClassName": "another"}})
+			apply(t, m, steps(t, b, declared(t, nil)[0], api))
+		})
+	}
+}
+
 // Storage whose volumes somebody uses stays.
 func TestSteps_storageWithVolumesIsNotRemoved(t *testing.T) {
 	b := archivetest.WithAddons(t)

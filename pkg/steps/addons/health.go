@@ -138,6 +138,9 @@ func (o Options) proveVolume(ctx context.Context, c *kube.Client) error {
 	wait, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	claim := objs[0]
+	if err := clearProof(wait, c, claim, objs[1:]); err != nil {
+		return err
+	}
 	for _, pod := range objs[1:] {
 		if err := c.Apply(wait, []*unstructured.Unstructured{claim, pod}); err != nil {
 			return err
@@ -153,6 +156,27 @@ func (o Options) proveVolume(ctx context.Context, c *kube.Client) error {
 		return err
 	}
 	return c.SetConfigMap(ctx, Namespace, evidence, o.Addon.Name, o.proof(), true)
+}
+
+// clearProof takes away what a run has left and this one cannot go on with: a pod that
+// has failed, and objects of another proof, which could not be changed into these.
+func clearProof(ctx context.Context, c *kube.Client, claim *unstructured.Unstructured, pods []*unstructured.Unstructured) error {
+	other, err := c.Outdated(ctx, append([]*unstructured.Unstructured{claim}, pods...))
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		failed := errors.Is(c.PodEnded(ctx, Namespace, pod.GetName()), kube.ErrFinal)
+		if failed || slices.Contains(other, pod) || slices.Contains(other, claim) {
+			if err := c.DropPod(ctx, Namespace, pod.GetName()); err != nil {
+				return err
+			}
+		}
+	}
+	if slices.Contains(other, claim) {
+		return c.DropClaim(ctx, Namespace, claim.GetName())
+	}
+	return nil
 }
 
 // VolumeCheck renders what proves a storage class.
