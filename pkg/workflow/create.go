@@ -162,7 +162,7 @@ func (c *Cluster) installPhases() []plan.Phase {
 		{Name: "os", Follows: []string{"agent"}, Nodes: all, Steps: node(c.osSteps)},
 		{Name: "runtime", Follows: []string{"agent"}, Nodes: all, Steps: node(c.runtimeSteps)},
 		{Name: "kubernetes", Follows: []string{"agent"}, Nodes: all, Steps: node(c.kubernetesSteps)},
-		{Name: "registry", Follows: []string{"os"}, Nodes: c.registryHosts(), Steps: node(c.registrySteps)},
+		{Name: registryPhase, Follows: []string{"os"}, Nodes: c.registryHosts(), Steps: node(c.registrySteps)},
 		{Name: "images", Follows: []string{"runtime"}, Nodes: all, Steps: node(func(n inventory.Node) ([]plan.Step, error) {
 			return []plan.Step{images.Import(c.Payload(n), kocliPath())}, nil
 		})},

@@ -74,7 +74,7 @@ func Push(ctx context.Context, o Options, mode fanout.Mode) (*PushResult, error)
 const contentFrom = 4
 
 // installing are the phases whose steps take content from the bundle.
-func installing() []string { return []string{"os", "runtime", "kubernetes", "images"} }
+func installing() []string { return []string{"os", "runtime", "kubernetes", "images", registryPhase} }
 
 // pushPhases are those of create up to where content is on the hosts.
 func (c *Cluster) pushPhases(mode fanout.Mode, done func(fanout.Report)) ([]plan.Phase, error) {
@@ -120,7 +120,7 @@ func (c *Cluster) content(all []plan.Phase) (content.Options, error) {
 			to := &cn.Steps
 			if ph.Name == "agent" {
 				to = &cn.First
-			} else if !slices.Contains(installing(), ph.Name) {
+			} else if !slices.Contains(installing(), ph.Name) || ph.Name == registryPhase && !slices.Contains(ph.Nodes, n.Name) {
 				continue
 			}
 			steps, err := ph.Steps(n.Name)

@@ -230,6 +230,9 @@ func (c *Cluster) registriesOf() (*Registries, error) {
 	return c.Registries()
 }
 
+// registryPhase is the one phase that takes content on some nodes alone.
+const registryPhase = "registry"
+
 // registryHosts are the nodes of the built-in registry.
 func (c *Cluster) registryHosts() []string { return inventory.Names(c.Inventory.RegistryHosts()) }
 
