@@ -45,7 +45,7 @@ demo-down: ## removes what demo started
 	scripts/demo.sh down
 
 test: check ## all of it: check, and the journeys on real hosts
-	scripts/e2e/run.sh core backup
+	scripts/e2e/run.sh core backup addons registry
 
 test-long: test ## test, images into containerd 1.7 and 2.x, and the memory that 4 GiB take
 	scripts/long.sh

@@ -129,19 +129,20 @@ func TestDeploy_aFailedUpgradeIsRolledBack(t *testing.T) {
 // touch.
 func TestDeploy_goesOnWithWhatAKilledRunLeft(t *testing.T) {
 	for _, installed := range []bool{false, true} {
-		var stuck atomic.Bool // asked by the API meanwhile
+		var stuck, armed atomic.Bool // asked by the API meanwhile
 		stuck.Store(!installed)
 		c, w, r := running(t, func(string, string) bool { return stuck.Load() })
+		ctx, kill := context.WithCancel(t.Context())
+		c.BeforeWrite = func() {
+			if armed.Load() && c.Get("deployments", "apps", "app") != nil && c.Get("secrets", "apps", "sh.helm.release.v1.app.v1") != nil {
+				kill()
+			}
+		}
 		if installed {
 			deploy(t, w, app("1.0.0", nil))
 			stuck.Store(true)
 		}
-		ctx, kill := context.WithCancel(t.Context())
-		c.BeforeWrite = func() {
-			if c.Get("deployments", "apps", "app") != nil && c.Get("secrets", "apps", "sh.helm.release.v1.app.v1") != nil {
-				kill()
-			}
-		}
+		armed.Store(true)
 		go func() { time.Sleep(time.Second); kill() }()
 		if err := helm.Deploy(ctx, w, app("1.1.0", map[string]any{"replicas": 2}), time.Minute); err == nil {
 			t.Fatal("was not ended")
@@ -150,7 +151,7 @@ func TestDeploy_goesOnWithWhatAKilledRunLeft(t *testing.T) {
 			t.Fatalf("installed %t: %+v", installed, s)
 		}
 		stuck.Store(false)
-		c.BeforeWrite = nil
+		armed.Store(false)
 		deploy(t, w, app("1.1.0", map[string]any{"replicas": 2}))
 		if s := state(t, r); s.Status != kube.StatusDeployed || replicas(c) != 2.0 {
 			t.Errorf("installed %t: %+v, %v replicas", installed, s, replicas(c))
