@@ -108,15 +108,15 @@ func TestDeploy_aFailedInstallLeavesNothing(t *testing.T) {
 }
 
 func TestDeploy_aFailedUpgradeIsRolledBack(t *testing.T) {
-	broken := false
-	c, w, r := running(t, func(string, string) bool { return broken })
-	deploy(t, w, app("1.0.0", nil))
-	broken = true
+	var broken atomic.Bool // asked by the API meanwhile
+	c, w, r := running(t, func(string, string) bool { return broken.Load() })
 	c.BeforeWrite = func() { // the rollback works again
 		if d := c.Get("secrets", "apps", "sh.helm.release.v1.app.v3"); d != nil {
-			broken = false
+			broken.Store(false)
 		}
 	}
+	deploy(t, w, app("1.0.0", nil))
+	broken.Store(true)
 	if err := helm.Deploy(t.Context(), w, app("2.0.0", map[string]any{"replicas": 3}), 3*time.Second); err == nil || !strings.Contains(err.Error(), "rolled back") {
 		t.Fatalf("%v", err)
 	}
