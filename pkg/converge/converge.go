@@ -31,6 +31,31 @@ func (f Func) Check(ctx context.Context, r host.Reader) ([]plan.Change, error) {
 // Apply calls ApplyFn.
 func (f Func) Apply(ctx context.Context, h host.Host) error { return f.ApplyFn(ctx, h) }
 
+// When is a step with one thing to do, where look says that it is due.
+func When(name string, look func(context.Context, host.Reader) (plan.Change, bool, error), do func(context.Context, host.Host) error) Func {
+	return Func{
+		Name: name,
+		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
+			c, due, err := look(ctx, r)
+			if err != nil || !due {
+				return nil, err
+			}
+			return []plan.Change{c}, nil
+		},
+		ApplyFn: func(ctx context.Context, h host.Host) error {
+			if _, due, err := look(ctx, h); err != nil || !due {
+				return err
+			}
+			return do(ctx, h)
+		},
+	}
+}
+
+// Fixed is the list of Files that does not depend on the host.
+func Fixed(files []host.File) func(context.Context, host.Reader) ([]host.File, error) {
+	return func(context.Context, host.Reader) ([]host.File, error) { return files, nil }
+}
+
 // Files is a step that makes files be as described.
 type Files struct {
 	Name string

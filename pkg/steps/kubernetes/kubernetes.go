@@ -3,8 +3,6 @@
 package kubernetes
 
 import (
-	"context"
-
 	"github.com/kocli/kocli/pkg/converge"
 	"github.com/kocli/kocli/pkg/host"
 	"github.com/kocli/kocli/pkg/payload"
@@ -37,12 +35,9 @@ func Steps(p payload.Payload) ([]plan.Step, error) {
 		}
 		units = append(units, host.Bytes(u[1], 0o644, data))
 	}
-	fixed := func(files []host.File) func(context.Context, host.Reader) ([]host.File, error) {
-		return func(context.Context, host.Reader) ([]host.File, error) { return files, nil }
-	}
 	return []plan.Step{
-		converge.Files{Name: "kubernetes/binaries", List: fixed(binaries), Width: 4},
-		converge.Files{Name: "kubernetes/units", List: fixed(units)},
+		converge.Files{Name: "kubernetes/binaries", List: converge.Fixed(binaries), Width: 4},
+		converge.Files{Name: "kubernetes/units", List: converge.Fixed(units)},
 		converge.Service{Name: "kubernetes/service", Unit: Unit, OnlyEnable: true, After: "kubernetes/units"},
 	}, nil
 }

@@ -77,13 +77,10 @@ func Serve(o Options) ([]plan.Step, error) {
 		return nil, err
 	}
 	files = append(files, host.Bytes(unitPath, 0o644, unit))
-	fixed := func(files []host.File) func(context.Context, host.Reader) ([]host.File, error) {
-		return func(context.Context, host.Reader) ([]host.File, error) { return files, nil }
-	}
 	return []plan.Step{
-		converge.Files{Name: "registry/binary", List: fixed(binaries)},
+		converge.Files{Name: "registry/binary", List: converge.Fixed(binaries)},
 		folder(b.DataDir),
-		converge.Files{Name: "registry/config", List: fixed(files), Width: 4},
+		converge.Files{Name: "registry/config", List: converge.Fixed(files), Width: 4},
 		converge.Service{Name: "registry/service", Unit: Unit, Fingerprint: fingerprint, After: "registry/config"},
 	}, nil
 }
@@ -98,7 +95,7 @@ func secret(p string, data []byte) host.File {
 
 // folder is where the images are. It is the user's: a reset leaves it.
 func folder(dir string) plan.Step {
-	return where("registry/data", func(ctx context.Context, r host.Reader) (plan.Change, bool, error) {
+	return converge.When("registry/data", func(ctx context.Context, r host.Reader) (plan.Change, bool, error) {
 		_, err := r.Stat(ctx, dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			return plan.Change{Object: "folder " + dir, To: "create"}, true, nil
@@ -110,26 +107,6 @@ func folder(dir string) plan.Step {
 	})
 }
 
-// where is a step that has one thing to do where look says so.
-func where(name string, look func(context.Context, host.Reader) (plan.Change, bool, error), do func(context.Context, host.Host) error) plan.Step {
-	return converge.Func{
-		Name: name,
-		CheckFn: func(ctx context.Context, r host.Reader) ([]plan.Change, error) {
-			c, due, err := look(ctx, r)
-			if err != nil || !due {
-				return nil, err
-			}
-			return []plan.Change{c}, nil
-		},
-		ApplyFn: func(ctx context.Context, h host.Host) error {
-			if _, due, err := look(ctx, h); err != nil || !due {
-				return err
-			}
-			return do(ctx, h)
-		},
-	}
-}
-
 // Logins keeps the logins of registries where the kubelet of a node looks for them.
 // Where there are none, a file that kocli wrote goes.
 func Logins(logins []registry.Login) plan.Step {
@@ -139,7 +116,7 @@ func Logins(logins []registry.Login) plan.Step {
 			return []host.File{secret(LoginsPath, data)}, err
 		}}
 	}
-	return where("registry/logins", func(ctx context.Context, r host.Reader) (plan.Change, bool, error) {
+	return converge.When("registry/logins", func(ctx context.Context, r host.Reader) (plan.Change, bool, error) {
 		data, err := r.ReadFile(ctx, LoginsPath)
 		if errors.Is(err, fs.ErrNotExist) {
 			return plan.Change{}, false, nil
@@ -159,7 +136,7 @@ func ours(data []byte) bool {
 // Off ends the registry on a host that is to have none. Its images stay. The unit goes
 // last: it says that there is something left.
 func Off() plan.Step {
-	return where("registry/off", func(ctx context.Context, r host.Reader) (plan.Change, bool, error) {
+	return converge.When("registry/off", func(ctx context.Context, r host.Reader) (plan.Change, bool, error) {
 		_, err := r.Stat(ctx, unitPath)
 		if errors.Is(err, fs.ErrNotExist) {
 			return plan.Change{}, false, nil

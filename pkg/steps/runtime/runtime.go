@@ -3,7 +3,6 @@
 package runtime
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -68,8 +67,8 @@ func Steps(o Options) ([]plan.Step, error) {
 	}
 	config = append(config, host.Bytes("/etc/systemd/system/"+Unit, 0o644, unit))
 	return []plan.Step{
-		converge.Files{Name: "runtime/binaries", List: fixed(binaries), Width: 4},
-		converge.Files{Name: "runtime/config", List: fixed(config), Width: 4},
+		converge.Files{Name: "runtime/binaries", List: converge.Fixed(binaries), Width: 4},
+		converge.Files{Name: "runtime/config", List: converge.Fixed(config), Width: 4},
 		converge.Service{Name: "runtime/service", Unit: Unit, Fingerprint: fingerprint, After: "runtime/config", Disruptive: true},
 	}, nil
 }
@@ -88,10 +87,6 @@ func Binaries(p payload.Payload) ([]host.File, error) {
 		out = append(out, files...)
 	}
 	return out, nil
-}
-
-func fixed(files []host.File) func(context.Context, host.Reader) ([]host.File, error) {
-	return func(context.Context, host.Reader) ([]host.File, error) { return files, nil }
 }
 
 // configFiles returns containerd's configuration and those of the registries.
